@@ -1,0 +1,552 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/weft-sdn/weft/agent/dhcp"
+	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/ovs"
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/mirror"
+	"github.com/weft-sdn/weft/proto/store"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// Options are what an Agent needs.
+type Options struct {
+	// Config must be valid, with defaults filled in.
+	Config Config
+	// Version is the program's, for the API.
+	Version string
+	// Log gets what an operator should read. Required.
+	Log *slog.Logger
+}
+
+// Agent is one node's agent. Everything in it belongs to the goroutine of Run.
+type Agent struct {
+	cfg     Config
+	version string
+	log     *slog.Logger
+
+	mirror    *mirror.Mirror
+	ovs       *ovs.Client
+	watch     *ovs.Watch
+	bridges   *bridges
+	workers   *workers
+	services  *services
+	publisher *publisher
+
+	view    *view.View
+	planner *plan.Planner
+	facts   plan.Facts
+	dirty   *view.Dirty
+	scopes  map[string]bool
+	// started: the first complete view has been planned and the host's leftovers are known.
+	started bool
+	// fullOVS: OVSDB has to be compared with the whole plan, not just changed by the difference.
+	fullOVS bool
+	retry   <-chan time.Time
+	// prune fires once, when everything has had time to be reported anew.
+	prune <-chan time.Time
+	// found are the units that an earlier agent built, until the first plan says which of them stay.
+	found []unit
+
+	refused map[string]string        // OVS port -> why it could not be made
+	ports   map[view.PortKey]bool    // ports whose report has to be made anew
+	units   map[unit]error           // what the workers last said
+	builtAt map[unit]any             // what they last built
+	short   map[string]bool          // networks for which there is no local VLAN left
+	reports map[unit]map[string]bool // keys of the reports made for a unit
+}
+
+// Run runs an agent until the context ends. It leaves everything on the host as it is then: traffic goes on, and the next
+// agent adopts it. The error says what kept it from starting.
+func Run(ctx context.Context, o Options) error {
+	client, err := store.Dial(o.Config.Etcd)
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // nothing is pending
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a, err := newAgent(ctx, o, store.New(client))
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	go a.publisher.run(ctx)
+	go live(ctx, store.New(client), o.Config, a.self(), o.Log)
+	a.log.Info("agent started", "node", a.cfg.Node, "version", a.version)
+	return a.loop(ctx)
+}
+
+// maxBuilds is how many routers and DHCP servers are built at once: enough that one that hangs leaves room for others.
+const maxBuilds = 16
+
+func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
+	services, err := newServices(ctx, o.Config, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	client, err := ovs.Start(ovs.Options{Endpoint: o.Config.OVSDB, Logger: o.Log})
+	if err != nil {
+		services.close()
+		return nil, err
+	}
+	a := &Agent{
+		cfg: o.Config, version: o.Version, log: o.Log,
+		mirror: mirror.New(s, mirror.Options{Log: o.Log}), ovs: client, watch: client.Watch(),
+		workers:  newWorkers(ctx, maxBuilds, services.build, soon),
+		services: services, publisher: newPublisher(s, o.Config.Node, o.Log),
+		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
+		refused: map[string]string{}, ports: map[view.PortKey]bool{}, units: map[unit]error{}, builtAt: map[unit]any{},
+		short: map[string]bool{}, reports: map[unit]map[string]bool{},
+	}
+	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
+	return a, nil
+}
+
+// refuse notes that a bridge did not take a flow.
+func (a *Agent) refuse(bridge string, key flow.Key, reason error) {
+	if k, ok := a.planner.Refuse(bridge, key, reason); ok {
+		a.ports[k] = true
+	}
+}
+
+func (a *Agent) close() {
+	a.mirror.Close()
+	a.workers.wait()
+	a.watch.Close()
+	a.ovs.Close()
+	a.services.close()
+}
+
+// self is what the agent says of itself to the fleet.
+func (a *Agent) self() *storev1.Agent {
+	out := &storev1.Agent{
+		TunnelIp: a.cfg.TunnelIP, BridgeMappings: maps.Clone(a.cfg.BridgeMappings), DatapathType: a.cfg.DatapathType,
+		Version: a.version, StartTime: timestamppb.Now(),
+	}
+	for _, r := range a.cfg.Roles {
+		if r == RoleNetwork {
+			out.Roles = append(out.Roles, weftv1.Role_ROLE_NETWORK)
+		} else {
+			out.Roles = append(out.Roles, weftv1.Role_ROLE_COMPUTE)
+		}
+	}
+	return out
+}
+
+// loop is the one goroutine that owns the view and the plan.
+func (a *Agent) loop(ctx context.Context) error {
+	if err := a.prepare(ctx); err != nil {
+		return err
+	}
+	a.follow()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.mirror.Wake():
+			a.view.Apply(a.mirror.Take(), a.dirty)
+			a.follow()
+		case <-a.watch.Ready():
+			a.ovsChanged()
+		case c := <-a.bridges.up:
+			a.bridges.connect(c, a.planner.Flows(c.bridge))
+		case name := <-a.bridges.down:
+			a.bridgeLost(name)
+		case o := <-a.workers.results:
+			a.built(o)
+		case exit := <-a.services.dhcp.Exits():
+			a.dhcpDied(exit)
+		case <-a.retry:
+			a.retry = nil
+		case <-a.prune:
+			a.prune = nil
+			a.publisher.prune()
+		}
+		a.step(ctx)
+	}
+}
+
+// prepare waits until the host and the node's own keys can be read.
+func (a *Agent) prepare(ctx context.Context) error {
+	snap, err := a.ovs.WaitReady(ctx)
+	if err != nil {
+		return fmt.Errorf("read OVSDB at %s: %w", a.cfg.OVSDB, err)
+	}
+	a.facts = a.readFacts(snap, readVLANs(snap))
+	for failures := 0; ; failures++ {
+		loading, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := a.publisher.load(loading)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if failures%20 == 0 {
+			a.log.Warn("waiting for the store", "etcd", a.cfg.Etcd, "error", err)
+		}
+		sleep(ctx, 250*time.Millisecond)
+	}
+}
+
+// follow has the mirror follow what the view needs, until the view needs no more.
+func (a *Agent) follow() {
+	wanted := a.view.Scopes()
+	for name, ranges := range wanted {
+		if !a.scopes[name] {
+			a.scopes[name] = true
+			a.mirror.Follow(name, ranges...)
+		}
+	}
+	for name := range a.scopes {
+		if wanted[name] == nil {
+			delete(a.scopes, name)
+			a.mirror.Unfollow(name)
+			a.view.Drop(name, a.dirty)
+		}
+	}
+}
+
+// ovsChanged takes a new look at OVSDB.
+func (a *Agent) ovsChanged() {
+	changes := a.watch.Take()
+	snap := a.ovs.Snapshot()
+	if !snap.Connected || !snap.Complete {
+		return
+	}
+	if changes.Everything {
+		a.fullOVS = true
+	}
+	now := a.readFacts(snap, a.facts.VLANs)
+	a.planner.MarkFacts(a.view, &a.facts, &now, a.dirty)
+	a.facts = now
+	a.describe(snap)
+	a.plugs()
+}
+
+// describe publishes what the agent is and what is wrong with its node.
+func (a *Agent) describe(snap *ovs.Snapshot) {
+	self := a.self()
+	if have, ok := a.publisher.current(keys.Agent(a.cfg.Node)).(*storev1.Agent); ok {
+		self.StartTime = have.GetStartTime()
+	}
+	self.Problems = a.problems(snap)
+	a.publisher.set(keys.Agent(a.cfg.Node), self)
+}
+
+func (a *Agent) refusedPorts() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(a.refused)) {
+		out = append(out, a.refused[name])
+	}
+	return out
+}
+
+// plugs publishes which ports' interfaces are on the node.
+func (a *Agent) plugs() {
+	for id, p := range a.facts.Plugged {
+		a.publisher.set(keys.Plug(a.cfg.Node, id), &storev1.Plug{Interface: p.Name})
+	}
+	for _, id := range a.publisher.plugged() {
+		if _, ok := a.facts.Plugged[id]; !ok {
+			a.publisher.set(keys.Plug(a.cfg.Node, id), nil)
+		}
+	}
+}
+
+func (a *Agent) bridgeLost(name string) {
+	if br := a.bridges.all[name]; br != nil {
+		br.close()
+		a.log.Warn("connection to the bridge lost, its flows will be synced again", "bridge", name)
+	}
+}
+
+func (a *Agent) dhcpDied(exit dhcp.Exit) {
+	a.log.Warn("dnsmasq ended by itself, starting it again", "network", exit.Network, "pid", exit.PID)
+	a.workers.again(unit{keys.KindDHCP, exit.Network})
+}
+
+// built takes in what a worker said.
+func (a *Agent) built(o outcome) {
+	if o.err != nil && !soon(o.err) && (a.units[o.unit] == nil || a.units[o.unit].Error() != o.err.Error()) {
+		a.log.Error("can't build, trying again", "kind", o.unit.kind, "id", o.unit.id, "error", o.err)
+	}
+	if o.want == nil && o.err == nil {
+		delete(a.units, o.unit)
+		delete(a.builtAt, o.unit)
+	} else {
+		a.units[o.unit], a.builtAt[o.unit] = o.err, o.want
+	}
+	a.reportUnit(o.unit)
+}
+
+// step plans what is dirty and writes the difference. Nothing happens before the first complete view (promise I2).
+func (a *Agent) step(ctx context.Context) {
+	if !a.started {
+		if !a.view.Complete() || !a.ovs.Snapshot().Complete {
+			return
+		}
+		if !a.start() {
+			return
+		}
+	}
+	a.assignVLANs()
+	if !a.dirty.Empty() || a.fullOVS {
+		dirty := a.dirty
+		a.dirty = view.NewDirty()
+		delta := a.planner.Update(a.view, &a.facts, dirty)
+		a.serve(delta)
+		a.removeLeftovers()
+		a.writeOVS(ctx, delta)
+		a.writeFlows(delta)
+		a.markReports(dirty)
+	}
+	if a.bridges.synced() {
+		a.reportPorts()
+		a.releaseVLANs(ctx)
+	}
+}
+
+// pruneAfter is how long reports of an earlier agent are kept that this one has not made itself.
+const pruneAfter = 10 * time.Second
+
+// start marks everything, and notes what the host has of weft's; false when that can't be told yet.
+func (a *Agent) start() bool {
+	units, err := a.services.leftovers()
+	if err != nil {
+		a.log.Error("can't list what an earlier agent built, trying again", "error", err)
+		a.retry = time.After(time.Second)
+		return false
+	}
+	a.found, a.started, a.fullOVS = units, true, true
+	a.prune = time.After(pruneAfter)
+	a.view.Everything(a.dirty)
+	a.describe(a.ovs.Snapshot())
+	a.plugs()
+	a.log.Info("first complete view", "networks", len(a.view.Networks), "ports", len(a.view.HostPorts),
+		"routers", len(a.view.HostRouters), "dhcp", len(a.view.HostDHCP))
+	return true
+}
+
+// removeLeftovers takes down what an earlier agent built and the plan does not have. What is bound to this node but can't
+// be read stays as it is.
+func (a *Agent) removeLeftovers() {
+	for _, u := range a.found {
+		var keep bool
+		if u.kind == keys.KindRouter {
+			keep = a.planner.Routers()[u.id] != nil || (a.view.HostRouters[u.id] && a.view.Invalid[keys.Router(u.id)] != nil)
+		} else {
+			keep = a.planner.DHCP()[u.id] != nil || (a.view.HostDHCP[u.id] != "" && a.view.Invalid[keys.Network(u.id)] != nil)
+		}
+		if !keep {
+			a.workers.set(u, nil)
+		}
+	}
+	a.found = nil
+}
+
+// markReports notes whose reports may have to change after dirty has been planned.
+func (a *Agent) markReports(dirty *view.Dirty) {
+	maps.Copy(a.ports, dirty.Ports)
+	for network := range dirty.Networks {
+		if n := a.view.Networks[network]; n != nil {
+			for port := range n.Local {
+				a.ports[view.PortKey{Network: network, Port: port}] = true
+			}
+		}
+	}
+	for id := range dirty.Routers {
+		a.reportUnit(unit{keys.KindRouter, id})
+	}
+	for id := range dirty.DHCP {
+		a.reportUnit(unit{keys.KindDHCP, id})
+	}
+}
+
+// serve hands the routers and DHCP servers that differ to their workers.
+func (a *Agent) serve(delta plan.Delta) {
+	for id, want := range delta.Routers {
+		a.setUnit(unit{keys.KindRouter, id}, want, want == nil)
+	}
+	for id, want := range delta.DHCP {
+		a.setUnit(unit{keys.KindDHCP, id}, want, want == nil)
+	}
+}
+
+func (a *Agent) setUnit(u unit, want any, remove bool) {
+	if remove {
+		want = nil
+	}
+	a.workers.set(u, want)
+}
+
+// ovsTimeout bounds one OVSDB transaction.
+const ovsTimeout = 10 * time.Second
+
+// writeOVS makes the OVSDB part of a change in one transaction, or compares the whole.
+func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
+	change := ovs.Change{Bridges: plan.Bridges(&a.facts), Ports: delta.Ports}
+	if a.fullOVS {
+		change.Ports = a.planner.Ports()
+		a.surplus(&change)
+	}
+	for _, p := range delta.GonePorts {
+		a.gone(&change, p.Name)
+	}
+	if notes := a.vlanNotes(); len(notes) > 0 {
+		change.BridgeIDs = append(change.BridgeIDs, ovs.BridgeIDs{Bridge: plan.BrInt, Set: notes})
+	}
+	ctx, cancel := context.WithTimeout(ctx, ovsTimeout)
+	defer cancel()
+	result, err := a.ovs.Ensure(ctx, change)
+	if err != nil {
+		a.fullOVS = true
+		if !errors.Is(err, ovs.ErrDisconnected) {
+			a.log.Error("writing OVSDB failed, trying again", "error", err)
+		}
+		a.retry = time.After(200 * time.Millisecond)
+		return
+	}
+	a.fullOVS = false
+	a.noteRefused(change, result)
+}
+
+// noteRefused keeps the reasons why ports could not be made, for the reports.
+func (a *Agent) noteRefused(change ovs.Change, result ovs.Result) {
+	for _, p := range change.Ports {
+		delete(a.refused, p.Name)
+	}
+	for _, r := range result.Refused {
+		if errors.Is(r.Err, ovs.ErrNotFound) {
+			continue // unplugged between plan and write: an event follows
+		}
+		a.refused[r.Name] = r.Error()
+		a.log.Error("OVSDB object left out", "error", r)
+	}
+}
+
+// gone takes a port away: weft's own is deleted, a VM's loses its tag.
+func (a *Agent) gone(change *ovs.Change, name string) {
+	delete(a.refused, name)
+	p := a.ovs.Snapshot().Ports[name]
+	switch {
+	case p == nil:
+	case p.Owner() != "":
+		change.DeletePorts = append(change.DeletePorts, name)
+	default:
+		change.ClearTags = append(change.ClearTags, name)
+	}
+}
+
+// surplus adds to a change what OVSDB has of weft's and the plan has not.
+func (a *Agent) surplus(change *ovs.Change) {
+	wanted := map[string]bool{plan.BrInt: true, plan.BrTun: true}
+	for _, p := range change.Ports {
+		wanted[p.Name] = true
+	}
+	for name, p := range a.ovs.Snapshot().Ports {
+		switch {
+		case wanted[name]:
+		case p.Owner() != "":
+			change.DeletePorts = append(change.DeletePorts, name)
+		case p.ExternalIDs[ovs.TagKey] != "":
+			change.ClearTags = append(change.ClearTags, name)
+		}
+	}
+}
+
+// writeFlows applies the flows of a change: br-int last, so that what it lets in finds the way already there.
+func (a *Agent) writeFlows(delta plan.Delta) {
+	names := map[string]bool{plan.BrInt: true, plan.BrTun: true}
+	for _, bridge := range a.facts.Bridges {
+		names[bridge] = true
+	}
+	a.bridges.want(names)
+	order := slices.Sorted(maps.Keys(delta.Flows))
+	slices.SortStableFunc(order, func(x, y string) int { return rank(x) - rank(y) })
+	for _, name := range order {
+		a.bridges.apply(name, delta.Flows[name])
+	}
+}
+
+func rank(bridge string) int {
+	if bridge == plan.BrInt {
+		return 1
+	}
+	return 0
+}
+
+// assignVLANs gives local VLANs to networks that have become local.
+func (a *Agent) assignVLANs() {
+	vlans, short := plan.AssignVLANs(a.facts.VLANs, plan.NeedVLAN(a.view))
+	clear(a.short)
+	for _, network := range short {
+		a.short[network] = true
+	}
+	if maps.Equal(vlans, a.facts.VLANs) {
+		return
+	}
+	old := a.facts
+	a.facts.VLANs = vlans
+	a.planner.MarkFacts(a.view, &old, &a.facts, a.dirty)
+}
+
+// vlanNotes are the local VLANs that br-int's external_ids do not hold yet.
+func (a *Agent) vlanNotes() map[string]string {
+	var kept map[string]string
+	if b := a.ovs.Snapshot().Bridges[plan.BrInt]; b != nil {
+		kept = b.ExternalIDs
+	}
+	out := map[string]string{}
+	for network, vlan := range a.facts.VLANs {
+		if value := strconv.Itoa(int(vlan)); kept[vlanKey+network] != value {
+			out[vlanKey+network] = value
+		}
+	}
+	return out
+}
+
+// releaseVLANs takes local VLANs back that nothing on the host uses any more. It runs when all bridges have the plan, so
+// that no flow of the network is left when another gets its VLAN.
+func (a *Agent) releaseVLANs(ctx context.Context) {
+	if !a.dirty.Empty() || a.fullOVS {
+		return
+	}
+	needed := map[string]bool{}
+	for _, id := range plan.NeedVLAN(a.view) {
+		needed[id] = true
+	}
+	var free []string
+	for id := range a.facts.VLANs {
+		if !needed[id] {
+			free = append(free, vlanKey+id)
+		}
+	}
+	if len(free) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, ovsTimeout)
+	defer cancel()
+	if _, err := a.ovs.Ensure(ctx, ovs.Change{BridgeIDs: []ovs.BridgeIDs{{Bridge: plan.BrInt, Delete: free}}}); err != nil {
+		return // the VLANs stay taken until the next time
+	}
+	vlans := maps.Clone(a.facts.VLANs)
+	for _, key := range free {
+		delete(vlans, key[len(vlanKey):])
+	}
+	a.facts.VLANs = vlans
+}

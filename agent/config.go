@@ -1,0 +1,119 @@
+// Package agent is the process that runs on every node: it follows what the store says for its node, plans what the node
+// should have (package plan) and has the drivers make it so. One goroutine owns the view and the plan; routers and DHCP
+// servers are built by workers of their own, so that one that can't be built holds up nothing else. It never talks to a
+// controller and writes only under its own node's keys.
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weft-sdn/weft/proto/model"
+)
+
+// Role names of the configuration.
+const (
+	RoleCompute = "compute"
+	RoleNetwork = "network"
+)
+
+// Config is everything that the agent is told. The yaml of weft-agent's configuration file has these names.
+type Config struct {
+	// Node is the node's name, unique in the fleet.
+	Node string `json:"node"`
+	// Etcd lists the store's endpoints.
+	Etcd []string `json:"etcd"`
+	// TunnelIP is the local end of tunnels; empty on a node without VXLAN and GRE networks.
+	TunnelIP string `json:"tunnel_ip"`
+	// BridgeMappings give the provider bridge of each physical network.
+	BridgeMappings map[string]string `json:"bridge_mappings"`
+	// DatapathType is that of the bridges the agent makes: "system" (default) or "netdev".
+	DatapathType string `json:"datapath_type"`
+	// Roles are "compute" and "network"; default compute.
+	Roles []string `json:"roles"`
+	// StateDir holds what must outlive the agent (default /var/lib/weft).
+	StateDir string `json:"state_dir"`
+	// OVSDB is the database's endpoint (default unix:/var/run/openvswitch/db.sock), OVSRunDir the directory of the
+	// bridges' management sockets (default /var/run/openvswitch).
+	OVSDB     string `json:"ovsdb"`
+	OVSRunDir string `json:"ovs_run_dir"`
+	// LeaseSeconds is after how long without a sign of life the node counts as dead (default 10).
+	LeaseSeconds int `json:"lease_seconds"`
+	// LogLevel is debug, info, warn or error (default info).
+	LogLevel string `json:"log_level"`
+}
+
+// Defaults fills in what is not given.
+func (c *Config) Defaults() {
+	for _, d := range []struct {
+		field *string
+		value string
+	}{
+		{&c.DatapathType, "system"},
+		{&c.StateDir, "/var/lib/weft"},
+		{&c.OVSDB, "unix:/var/run/openvswitch/db.sock"},
+		{&c.OVSRunDir, "/var/run/openvswitch"},
+		{&c.LogLevel, "info"},
+	} {
+		if *d.field == "" {
+			*d.field = d.value
+		}
+	}
+	if len(c.Roles) == 0 {
+		c.Roles = []string{RoleCompute}
+	}
+	if c.LeaseSeconds == 0 {
+		c.LeaseSeconds = 10
+	}
+}
+
+// Validate reports every field that can't be right, by its name in the file.
+func (c *Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(model.ValidNodeName(c.Node), "node: %q is not a node name (letters, digits, '-' and '.', at most 63)", c.Node)
+	check(len(c.Etcd) > 0, "etcd: give at least one endpoint, such as http://10.0.0.1:2379")
+	if c.TunnelIP != "" {
+		ip, err := netip.ParseAddr(c.TunnelIP)
+		check(err == nil && ip.Is4(), "tunnel_ip: %q is not an IPv4 address", c.TunnelIP)
+	}
+	check(slices.Contains([]string{"system", "netdev"}, c.DatapathType), "datapath_type: %q is neither system nor netdev", c.DatapathType)
+	for _, r := range c.Roles {
+		check(r == RoleCompute || r == RoleNetwork, "roles: %q is neither compute nor network", r)
+	}
+	check(filepath.IsAbs(c.StateDir), "state_dir: %q is not an absolute path", c.StateDir)
+	check(c.LeaseSeconds >= 2, "lease_seconds: %d is less than 2", c.LeaseSeconds)
+	errs = append(errs, c.mappings()...)
+	return errors.Join(errs...)
+}
+
+func (c *Config) mappings() []error {
+	var errs []error
+	seen := map[string]string{}
+	for physnet, bridge := range c.BridgeMappings {
+		switch {
+		case !model.ValidPhysicalNetwork(physnet):
+			errs = append(errs, fmt.Errorf("bridge_mappings: %q can't name a physical network", physnet))
+		case bridge == "" || len(bridge) > 15 || strings.ContainsAny(bridge, "/ \t\n"):
+			errs = append(errs, fmt.Errorf("bridge_mappings: %s: %q can't name a bridge", physnet, bridge))
+		case bridge == "br-int" || bridge == "br-tun":
+			errs = append(errs, fmt.Errorf("bridge_mappings: %s: %s is weft's own bridge", physnet, bridge))
+		case seen[bridge] != "":
+			errs = append(errs, fmt.Errorf("bridge_mappings: %s and %s have the same bridge %s", seen[bridge], physnet, bridge))
+		}
+		seen[bridge] = physnet
+	}
+	return errs
+}
+
+// lease is the lifetime of the node's sign of life.
+func (c *Config) lease() time.Duration { return time.Duration(c.LeaseSeconds) * time.Second }

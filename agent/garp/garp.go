@@ -1,0 +1,255 @@
+// Package garp tells the neighbours of a link that an address is now reached by its MAC: gratuitous ARP, sent in the
+// background. It does not decide when an address is new (agent/netns reports that), does not detect conflicts, and does
+// not do IPv6.
+package garp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Defaults: RFC 5227 section 2.3 has ANNOUNCE_NUM 2, two seconds apart, for a host that joins; after a takeover the
+// first frame may be lost to a port that is still being wired, so there are more of them, sooner.
+const (
+	DefaultCount    = 3
+	DefaultInterval = 200 * time.Millisecond
+	DefaultPending  = 4096
+)
+
+var (
+	// ErrBusy tells that more announcements are pending than Options.Pending allows; nothing was queued.
+	ErrBusy = errors.New("too many announcements pending")
+	// ErrClosed tells that the Announcer has been closed.
+	ErrClosed = errors.New("announcer is closed")
+)
+
+// Options is what an Announcer needs.
+type Options struct {
+	// Enter calls a function on a locked thread inside a named namespace: netns.Manager.Run.
+	Enter    func(namespace string, fn func() error) error
+	Count    int           // rounds per announcement; DefaultCount if 0
+	Interval time.Duration // between rounds; DefaultInterval if 0
+	Pending  int           // announcements under way at most; DefaultPending if 0
+	Log      *slog.Logger  // nothing is logged if nil
+}
+
+// Target is one address on one link.
+type Target struct {
+	Namespace, Link string
+	MAC             net.HardwareAddr // 6 bytes: the link's own
+	Address         netip.Addr       // IPv4
+}
+
+// key is what an announcement is about; a newer one replaces an older one.
+type key struct {
+	namespace, link string
+	address         netip.Addr
+}
+
+type job struct {
+	target Target
+	left   int
+	due    time.Time
+}
+
+// Announcer sends announcements from one goroutine. Its methods may be called concurrently.
+type Announcer struct {
+	o      Options
+	wake   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu     sync.Mutex
+	closed bool
+	jobs   map[key]*job
+}
+
+// New starts an Announcer; Close ends it.
+func New(o Options) (*Announcer, error) {
+	if o.Enter == nil {
+		return nil, errors.New("garp: Options.Enter is missing")
+	}
+	if o.Count == 0 {
+		o.Count = DefaultCount
+	}
+	if o.Interval == 0 {
+		o.Interval = DefaultInterval
+	}
+	if o.Pending == 0 {
+		o.Pending = DefaultPending
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &Announcer{o: o, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}), jobs: make(map[key]*job)}
+	go a.loop(ctx)
+	return a, nil
+}
+
+// Announce queues Options.Count rounds for a target, the first at once, and returns without waiting. An announcement of
+// the same address on the same link that is still under way starts over. A round that cannot be sent (the link or the
+// namespace has gone) ends the announcement and is logged. ErrBusy or ErrClosed when it was not queued.
+func (a *Announcer) Announce(t Target) error {
+	if len(t.MAC) != 6 || !t.Address.Is4() {
+		return fmt.Errorf("announce %s on link %s: needs an IPv4 address and a MAC, has MAC %q", t.Address, t.Link, t.MAC)
+	}
+	k := key{t.Namespace, t.Link, t.Address}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return ErrClosed
+	}
+	if a.jobs[k] == nil && len(a.jobs) >= a.o.Pending {
+		return fmt.Errorf("announce %s on link %s: %w", t.Address, t.Link, ErrBusy)
+	}
+	a.jobs[k] = &job{target: t, left: a.o.Count, due: time.Now()}
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Close drops what is pending and waits for the goroutine to end. It may be called more than once.
+func (a *Announcer) Close() {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.cancel()
+	<-a.done
+}
+
+func (a *Announcer) loop(ctx context.Context) {
+	defer close(a.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		timer.Reset(a.round(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// round sends what is due and returns the time until something else is.
+func (a *Announcer) round(ctx context.Context) time.Duration {
+	for _, due := range a.take(time.Now()) {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := a.send(due.target); err != nil {
+			a.o.Log.Warn("gratuitous ARP not sent", "namespace", due.target.Namespace, "link", due.target.Link,
+				"address", due.target.Address, "error", err)
+			a.drop(due)
+		}
+	}
+	return a.next()
+}
+
+// take returns the jobs that are due, with their next round already planned. Nothing is sent under the lock.
+func (a *Announcer) take(now time.Time) []*job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var due []*job
+	for k, j := range a.jobs {
+		if j.due.After(now) {
+			continue
+		}
+		due = append(due, j)
+		j.left--
+		j.due = now.Add(a.o.Interval)
+		if j.left <= 0 {
+			delete(a.jobs, k)
+		}
+	}
+	return due
+}
+
+// drop ends a job, unless a newer one has taken its place.
+func (a *Announcer) drop(j *job) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := key{j.target.Namespace, j.target.Link, j.target.Address}
+	if a.jobs[k] == j {
+		delete(a.jobs, k)
+	}
+}
+
+func (a *Announcer) next() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wait := time.Hour
+	for _, j := range a.jobs {
+		wait = min(wait, time.Until(j.due))
+	}
+	return max(wait, 0)
+}
+
+// send sends both forms once. The socket lives only as long as that: a socket would keep a deleted namespace alive.
+func (a *Announcer) send(t Target) error {
+	return a.o.Enter(t.Namespace, func() error {
+		link, err := net.InterfaceByName(t.Link)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", t.Link, err)
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return fmt.Errorf("packet socket: %w", err)
+		}
+		defer unix.Close(fd)
+		to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
+		for _, op := range []uint16{opRequest, opReply} {
+			if err := unix.Sendto(fd, Frame(t, op), 0, to); err != nil {
+				return fmt.Errorf("link %s: send ARP: %w", t.Link, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Numbers of RFC 826 (ares_hrd$Ethernet, operations) and of Ethernet.
+const (
+	etherTypeARP  = 0x0806
+	etherTypeIPv4 = 0x0800
+	hardwareEther = 1
+	opRequest     = 1
+	opReply       = 2
+)
+
+func broadcast8() []byte { return []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0} }
+
+// swap brings a number into network byte order, as sockaddr_ll wants it (packet(7)).
+func swap(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
+
+// Frame is an Ethernet frame with a gratuitous ARP packet (RFC 826) of operation 1, request: the ARP announcement of
+// RFC 5227 section 3, sender and target address the same, target MAC zero; or 2, reply, which some neighbours heed
+// instead: target MAC the link's own. Both are broadcast. t must be valid as for Announce.
+func Frame(t Target, operation uint16) []byte {
+	ip := t.Address.As4()
+	target := make([]byte, 6)
+	if operation == opReply {
+		target = t.MAC
+	}
+	b := append([]byte(nil), broadcast8()[:6]...)
+	b = append(b, t.MAC...)
+	b = binary.BigEndian.AppendUint16(b, etherTypeARP)
+	b = binary.BigEndian.AppendUint16(b, hardwareEther)
+	b = binary.BigEndian.AppendUint16(b, etherTypeIPv4)
+	b = append(b, 6, 4) // lengths of the addresses
+	b = binary.BigEndian.AppendUint16(b, operation)
+	b = append(append(b, t.MAC...), ip[:]...)
+	return append(append(b, target...), ip[:]...)
+}

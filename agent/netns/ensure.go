@@ -1,0 +1,202 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-sdn/weft/agent/desired"
+)
+
+// netlinkTimeout bounds one netlink exchange; the kernel answers in microseconds.
+const netlinkTimeout = 5 * time.Second
+
+// Announce is an address that has just become reachable through a link: what agent/garp needs to tell its neighbours.
+type Announce struct {
+	Namespace, Link string
+	MAC             net.HardwareAddr
+	Address         netip.Addr
+}
+
+// Prepare creates the namespace if it is absent, with forwarding off and its loopback up, writes the sysctls, and sets
+// down weft's links that are no longer wanted, so that nothing leaves through them while the NAT rules change.
+// Idempotent. ErrForeign if the name is taken.
+func (m *Manager) Prepare(ctx context.Context, want desired.Namespace) (Report, error) {
+	var r Report
+	if !Named(want.Name) {
+		return r, fmt.Errorf("namespace %q: name must be qrouter-<uuid> or qdhcp-<uuid>", want.Name)
+	}
+	if err := ctx.Err(); err != nil {
+		return r, fmt.Errorf("namespace %s: %w", want.Name, err)
+	}
+	created, err := m.create(want.Name)
+	if err != nil {
+		return r, err
+	}
+	if created {
+		r = Report{Created: true, Writes: 1}
+		m.log.Info("namespace created", "namespace", want.Name)
+	}
+	return r, m.pass(ctx, want, &r, (*pass).prepare)
+}
+
+// Ensure brings links, addresses and routes of a namespace to what is wanted, after everything Prepare does; it does
+// not touch the forwarding switch. A wanted link is taken from the host's namespace if it is there. On weft's links the
+// set of global IPv4 addresses is made exactly the wanted one; of the routes only those of protocol static in the
+// main table are looked at. Other links, addresses of other scopes, and other routes stay.
+//
+// Idempotent; what is right is not written again. A failure of one link or route does not stop the others; the error
+// joins one per object. errors.Is(err, ErrLinkMissing) tells that only time is missing: call again when OVS has made
+// the link. The report is valid beside an error.
+func (m *Manager) Ensure(ctx context.Context, want desired.Namespace) (Report, error) {
+	r, err := m.Prepare(ctx, want)
+	if err != nil {
+		return r, err
+	}
+	return r, m.pass(ctx, want, &r, (*pass).ensure)
+}
+
+// pass is one walk through one namespace, on a thread inside it.
+type pass struct {
+	m      *Manager
+	ctx    context.Context
+	want   desired.Namespace
+	report *Report
+	host   *netlink.Handle // the agent's own namespace, where OVS makes links
+	inside *netlink.Handle
+	sock   int // for ioctl, in the namespace
+	target int // the namespace, for moving links into it
+	links  map[string]netlink.Link
+	errs   []error
+}
+
+// pass runs step inside the namespace and joins the errors it collected.
+func (m *Manager) pass(ctx context.Context, want desired.Namespace, r *Report, step func(*pass)) error {
+	host, err := newHandle()
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", want.Name, err)
+	}
+	defer host.Close()
+	p := &pass{m: m, ctx: ctx, want: want, report: r, host: host}
+	if err := m.Run(want.Name, func() error { return p.inNamespace(step) }); err != nil {
+		p.errs = append(p.errs, err)
+	}
+	return errors.Join(p.errs...)
+}
+
+func (p *pass) inNamespace(step func(*pass)) error {
+	var err error
+	if p.inside, err = newHandle(); err != nil {
+		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
+	}
+	defer p.inside.Close()
+	if p.sock, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("namespace %s: socket for ethtool: %w", p.want.Name, err)
+	}
+	defer unix.Close(p.sock)
+	self, err := os.Open(threadNS)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
+	}
+	defer self.Close()
+	p.target = int(self.Fd())
+	if err := p.observeLinks(); err != nil {
+		return err
+	}
+	step(p)
+	return nil
+}
+
+// newHandle opens a route netlink socket in the calling thread's namespace.
+func newHandle() (*netlink.Handle, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	if err := h.SetSocketTimeout(netlinkTimeout); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return h, nil
+}
+
+func (p *pass) observeLinks() error {
+	links, err := p.inside.LinkList()
+	if err != nil {
+		return fmt.Errorf("namespace %s: list links: %w", p.want.Name, err)
+	}
+	p.links = make(map[string]netlink.Link, len(links))
+	for _, l := range links {
+		p.links[l.Attrs().Name] = l
+	}
+	return nil
+}
+
+// fail notes an error of one object.
+func (p *pass) fail(err error) {
+	if err != nil {
+		p.errs = append(p.errs, fmt.Errorf("namespace %s: %w", p.want.Name, err))
+	}
+}
+
+// write counts and makes one change, and tells whether it worked.
+func (p *pass) write(what string, change func() error) bool {
+	if err := p.ctx.Err(); err != nil {
+		p.fail(fmt.Errorf("%s: %w", what, err))
+		return false
+	}
+	p.m.writes.Add(1)
+	p.report.Writes++
+	if err := change(); err != nil {
+		p.fail(fmt.Errorf("%s: %w", what, err))
+		return false
+	}
+	return true
+}
+
+func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
+
+func (p *pass) prepare() {
+	n, err := p.m.setSysctls(p.want.Sysctls)
+	p.report.Writes += n
+	p.fail(err)
+	wrote, err := p.m.setSysctl(promoteSecondaries, "1")
+	if wrote {
+		p.report.Writes++
+	}
+	p.fail(err)
+	if lo := p.links["lo"]; lo != nil && !up(lo) {
+		p.write("link lo: set up", func() error { return p.inside.LinkSetUp(lo) })
+	}
+	for name, l := range p.links {
+		if OwnedLink(name) && !p.wanted(name) && up(l) {
+			p.write("link "+name+": set down, no longer wanted", func() error { return p.inside.LinkSetDown(l) })
+		}
+	}
+}
+
+func (p *pass) wanted(link string) bool {
+	return slices.ContainsFunc(p.want.Links, func(l desired.Link) bool { return l.Name == link })
+}
+
+// ownLinks names, sorted, weft's links in an owned namespace.
+func (m *Manager) ownLinks(ctx context.Context, name string) ([]string, error) {
+	var names []string
+	err := m.pass(ctx, desired.Namespace{Name: name}, &Report{}, func(p *pass) {
+		for link := range p.links {
+			if OwnedLink(link) {
+				names = append(names, link)
+			}
+		}
+	})
+	slices.Sort(names)
+	return names, err
+}

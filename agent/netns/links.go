@@ -1,0 +1,181 @@
+package netns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-sdn/weft/agent/desired"
+)
+
+// minMTU is the least MTU that IPv4 allows (RFC 791).
+const minMTU = 68
+
+// addressed is the state of one link's addresses.
+type addressed struct {
+	have []netip.Prefix
+	want desired.Link
+	link netlink.Link
+}
+
+func (p *pass) ensure() {
+	p.takeLinks()
+	addresses, err := p.observeAddresses()
+	if err != nil {
+		p.fail(err)
+		return
+	}
+	for _, want := range p.want.Links {
+		link := p.links[want.Name]
+		if link == nil {
+			continue // takeLinks has said so
+		}
+		mac, err := checkLink(want)
+		if err != nil {
+			p.fail(err)
+			continue
+		}
+		renamed := p.setLink(link, want, mac)
+		p.setAddresses(addressed{addresses[link.Attrs().Index], want, link}, mac, renamed)
+	}
+	p.setRoutes()
+}
+
+// takeLinks moves the wanted links that are still on the host into the namespace.
+func (p *pass) takeLinks() {
+	moved := false
+	for _, want := range p.want.Links {
+		if p.links[want.Name] != nil {
+			continue
+		}
+		link, err := p.host.LinkByName(want.Name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			p.fail(fmt.Errorf("link %s: %w", want.Name, ErrLinkMissing))
+			continue
+		}
+		if err != nil {
+			p.fail(fmt.Errorf("link %s: look for it on the host: %w", want.Name, err))
+			continue
+		}
+		moved = p.write("link "+want.Name+": move into the namespace", func() error {
+			return p.host.LinkSetNsFd(link, p.target)
+		}) || moved
+	}
+	if moved {
+		if err := p.observeLinks(); err != nil {
+			p.fail(err)
+		}
+	}
+}
+
+func checkLink(l desired.Link) (net.HardwareAddr, error) {
+	if !OwnedLink(l.Name) {
+		return nil, fmt.Errorf("link %q: name must be qr-, qg- or tap and the start of a port id", l.Name)
+	}
+	mac, err := net.ParseMAC(l.MAC)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+		return nil, fmt.Errorf("link %s: %q is not a unicast MAC address", l.Name, l.MAC)
+	}
+	if l.MTU < minMTU {
+		return nil, fmt.Errorf("link %s: MTU %d is below %d", l.Name, l.MTU, minMTU)
+	}
+	for _, a := range l.Addresses {
+		if !a.IsValid() || !a.Addr().Is4() {
+			return nil, fmt.Errorf("link %s: %s is not an IPv4 address with a prefix length", l.Name, a)
+		}
+	}
+	return mac, nil
+}
+
+// setLink sets offload, MAC, MTU and up, and reports whether the MAC changed.
+func (p *pass) setLink(link netlink.Link, want desired.Link, mac net.HardwareAddr) bool {
+	what := "link " + want.Name + ": "
+	if on, err := txChecksum(p.sock, want.Name); err != nil {
+		p.fail(err)
+	} else if on {
+		p.write(what+"turn checksum offload off", func() error { return txChecksumOff(p.sock, want.Name) })
+	}
+	renamed := !bytes.Equal(link.Attrs().HardwareAddr, mac)
+	if renamed {
+		p.write(what+"set MAC "+want.MAC, func() error { return p.inside.LinkSetHardwareAddr(link, mac) })
+	}
+	if link.Attrs().MTU != want.MTU {
+		p.write(fmt.Sprintf("%sset MTU %d", what, want.MTU), func() error { return p.inside.LinkSetMTU(link, want.MTU) })
+	}
+	if !up(link) {
+		p.write(what+"set up", func() error { return p.inside.LinkSetUp(link) })
+	}
+	return renamed
+}
+
+// observeAddresses reads the global IPv4 addresses of all links, by link index.
+func (p *pass) observeAddresses() (map[int][]netip.Prefix, error) {
+	list, err := p.inside.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	byLink := make(map[int][]netip.Prefix)
+	for _, a := range list {
+		if a.Scope != unix.RT_SCOPE_UNIVERSE {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(a.IP.To4())
+		if !ok {
+			continue
+		}
+		ones, _ := a.Mask.Size()
+		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], netip.PrefixFrom(ip, ones))
+	}
+	return byLink, nil
+}
+
+// setAddresses adds what is missing, then removes what is not wanted.
+func (p *pass) setAddresses(a addressed, mac net.HardwareAddr, renamed bool) {
+	var fresh []netip.Addr
+	for _, want := range a.want.Addresses {
+		if slices.Contains(a.have, want) {
+			continue
+		}
+		if p.write(fmt.Sprintf("link %s: add address %s", a.want.Name, want), func() error {
+			return ignore(p.inside.AddrAdd(a.link, netlinkAddr(want)), unix.EEXIST)
+		}) {
+			fresh = append(fresh, want.Addr())
+		}
+	}
+	for _, have := range a.have {
+		if slices.Contains(a.want.Addresses, have) {
+			continue
+		}
+		p.write(fmt.Sprintf("link %s: remove address %s", a.want.Name, have), func() error {
+			return ignore(p.inside.AddrDel(a.link, netlinkAddr(have)), unix.EADDRNOTAVAIL)
+		})
+	}
+	for _, addr := range a.want.Announce {
+		if renamed || slices.Contains(fresh, addr) {
+			p.report.Announce = append(p.report.Announce, Announce{p.want.Name, a.want.Name, mac, addr})
+		}
+	}
+}
+
+func netlinkAddr(a netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: ipNet(a)}
+}
+
+// ipNet keeps the host bits, as an address needs and a masked prefix does not mind.
+func ipNet(a netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
+}
+
+// ignore turns an error that means "already so" into success.
+func ignore(err, harmless error) error {
+	if errors.Is(err, harmless) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,102 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weft-sdn/weft/agent/desired"
+	"github.com/weft-sdn/weft/agent/dhcpconf"
+	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/model"
+)
+
+// DHCP is what one network's DHCP server on this node needs besides its port's flows.
+type DHCP struct {
+	Namespace desired.Namespace
+	Server    desired.DHCP
+	Device    string
+	// Revision is the newest of the network's and its subnets'.
+	Revision int64
+	// Problem says what can't be served; the rest is.
+	Problem error
+	// Rejected are the ports that get no answer, and why.
+	Rejected map[string]error
+}
+
+// DHCPNamespace is the name of a network's DHCP namespace (REFERENCE R14).
+func DHCPNamespace(network string) string { return "qdhcp-" + network }
+
+// dhcpPlan plans a network's DHCP server; nil when this node is not to have one.
+func dhcpPlan(v *view.View, network string) *DHCP {
+	portID, n := v.HostDHCP[network], v.Networks[network]
+	if portID == "" || n == nil || n.Revision == 0 {
+		return nil
+	}
+	p, ok := n.Ports[portID]
+	if !ok {
+		return nil
+	}
+	out := &DHCP{Device: DeviceName("tap", portID), Revision: n.Revision, Rejected: map[string]error{}}
+	link := desired.Link{Name: out.Device, MAC: p.Object.MAC, MTU: n.Object.MTU}
+	conf := dhcpconf.Config{
+		NetworkID: network, Namespace: DHCPNamespace(network), Interface: out.Device,
+		Domain: n.Object.Domain, MTU: n.Object.MTU,
+	}
+	for _, s := range n.Subnets {
+		out.Revision = max(out.Revision, s.Revision)
+	}
+	for _, f := range p.Object.FixedIPs {
+		s, ok := n.Subnets[f.Subnet]
+		if !ok || !s.Object.DHCP {
+			continue
+		}
+		link.Addresses = append(link.Addresses, netip.PrefixFrom(f.IP, s.Object.CIDR.Bits()))
+		conf.Subnets = append(conf.Subnets, dhcpSubnet(s.Object))
+	}
+	slices.SortFunc(link.Addresses, comparePrefixes)
+	conf.Hosts = dhcpHosts(n, conf.Subnets)
+	var rejected []dhcpconf.Rejection
+	out.Server, rejected, out.Problem = dhcpconf.Render(conf)
+	for _, r := range rejected {
+		out.Rejected[r.PortID] = r.Err
+	}
+	if len(conf.Subnets) == 0 {
+		out.Problem = errors.Join(out.Problem, fmt.Errorf("DHCP port %s has no address in a subnet with DHCP", portID))
+	}
+	out.Namespace = desired.Namespace{
+		Name: conf.Namespace, Links: []desired.Link{link},
+		Sysctls: map[string]string{"net.ipv6.conf.default.accept_ra": "0"},
+	}
+	return out
+}
+
+func dhcpSubnet(s model.Subnet) dhcpconf.Subnet {
+	out := dhcpconf.Subnet{ID: s.ID, CIDR: s.CIDR, Gateway: s.Gateway, DNS: s.DNS}
+	for _, r := range s.Routes {
+		out.Routes = append(out.Routes, dhcpconf.Route{Destination: r.Destination, NextHop: r.NextHop})
+	}
+	return out
+}
+
+// dhcpHosts are the network's ports with an address in a served subnet, but for DHCP servers.
+func dhcpHosts(n *view.Network, served []dhcpconf.Subnet) []dhcpconf.Host {
+	var out []dhcpconf.Host
+	for id, p := range n.Ports {
+		if p.Object.DeviceOwner == model.OwnerDHCP {
+			continue
+		}
+		for _, f := range p.Object.FixedIPs {
+			if !slices.ContainsFunc(served, func(s dhcpconf.Subnet) bool { return s.ID == f.Subnet }) {
+				continue
+			}
+			h := dhcpconf.Host{PortID: id, MAC: p.Object.MAC, Address: f.IP, SubnetID: f.Subnet}
+			for _, o := range p.Object.DHCPOptions {
+				h.ExtraOpts = append(h.ExtraOpts, dhcpconf.Option{Name: o.Name, Value: o.Value})
+			}
+			out = append(out, h)
+		}
+	}
+	return out
+}

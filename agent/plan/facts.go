@@ -1,0 +1,58 @@
+// Package plan computes what a node should have from what its agent knows of the store (package view) and of the host
+// (Facts): flows, OVS ports, namespaces, NAT, DHCP. It is pure: the same view and facts give the same plan, nothing is
+// read or written, and no time passes. Drivers make it so.
+//
+// Plans come in pieces, one per port, network, router and DHCP server, so that the work is proportional to the change;
+// Planner keeps the pieces and says what a change adds and deletes.
+package plan
+
+import (
+	"net/netip"
+)
+
+// The bridges that weft owns (REFERENCE R9, R11).
+const (
+	BrInt = "br-int"
+	BrTun = "br-tun"
+)
+
+// The patch ports between br-int and br-tun (REFERENCE R11).
+const (
+	PatchTun = "patch-tun" // on br-int
+	PatchInt = "patch-int" // on br-tun
+)
+
+// Plugged is an interface on br-int that carries a port's id in external_ids:iface-id.
+type Plugged struct {
+	Name   string
+	OFPort uint32
+}
+
+// Facts are what the planner has to know of the host.
+type Facts struct {
+	// TunnelIP is the local end of tunnels; invalid: this node has none.
+	TunnelIP netip.Addr
+	// Bridges are the provider bridges that exist, by physical network.
+	Bridges map[string]string
+	// OFPorts are the OpenFlow numbers of weft's own ports, by name.
+	OFPorts map[string]uint32
+	// Plugged are the VM interfaces found on br-int, by port id.
+	Plugged map[string]Plugged
+	// VLANs are the local VLANs, by network.
+	VLANs map[string]uint16
+	// DatapathType is that of the bridges that weft creates: "system" or "netdev".
+	DatapathType string
+}
+
+// IntPatch is the name of br-int's end of the patch to a provider bridge, PhysPatch that of the bridge's end
+// (REFERENCE R10). Names of patch ports are not limited to a device's 15 bytes.
+func IntPatch(bridge string) string { return "int-" + bridge }
+
+// PhysPatch is the provider bridge's end, see IntPatch.
+func PhysPatch(bridge string) string { return "phy-" + bridge }
+
+// idLength is how much of a port's UUID goes into a device name, so that prefix and all fit 15 bytes (REFERENCE R9).
+const idLength = 11
+
+// DeviceName is the name of the device of one of the system's own ports: prefix "qr-", "qg-" or "tap".
+func DeviceName(prefix, port string) string { return prefix + port[:min(idLength, len(port))] }

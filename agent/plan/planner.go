@@ -1,0 +1,428 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/weft-sdn/weft/agent/desired"
+	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/view"
+)
+
+// piece names a part of the plan that is computed by itself.
+type piece struct {
+	kind string // "base", "tunnel", "network", "port"
+	id   string // of the tunnel port, network or port
+	net  string // the port's network
+}
+
+var basePiece = piece{kind: "base"}
+
+func portPiece(k view.PortKey) piece { return piece{kind: "port", id: k.Port, net: k.Network} }
+
+// FlowChange is what to write to one bridge. A flow whose actions changed is in both lists, for agent/openflow's Apply.
+type FlowChange struct {
+	Adds, Deletes []flow.Flow
+}
+
+// Delta is what a change of the view or the facts does to the plan.
+type Delta struct {
+	// Flows are by bridge.
+	Flows map[string]*FlowChange
+	// Ports are OVS ports that are new or different; GonePorts are those no longer wanted, by name.
+	Ports     []desired.Port
+	GonePorts []desired.Port
+	// Routers and DHCP hold the new plan, nil for one to be taken down, by router and by network.
+	Routers map[string]*Router
+	DHCP    map[string]*DHCP
+}
+
+// Planner keeps the whole plan in pieces. The zero value is not ready; use NewPlanner. It belongs to one goroutine.
+type Planner struct {
+	pieces    map[piece]Flows
+	holders   map[string]map[flow.Key]piece // bridge -> place -> the piece whose flow is there
+	flows     map[string]map[flow.Key]flow.Flow
+	ports     map[piece][]desired.Port
+	conflicts map[piece]error
+	tunnels   []tunnel
+	routers   map[string]*Router
+	dhcp      map[string]*DHCP
+}
+
+// NewPlanner has an empty plan.
+func NewPlanner() *Planner {
+	return &Planner{
+		pieces: map[piece]Flows{}, holders: map[string]map[flow.Key]piece{}, flows: map[string]map[flow.Key]flow.Flow{},
+		ports: map[piece][]desired.Port{}, conflicts: map[piece]error{},
+		routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
+	}
+}
+
+// Flows lists the whole plan for a bridge, sorted.
+func (p *Planner) Flows(bridge string) []flow.Flow {
+	return slices.SortedFunc(maps.Values(p.flows[bridge]), flow.Compare)
+}
+
+// Ports lists the whole plan's OVS ports, sorted by name.
+func (p *Planner) Ports() []desired.Port {
+	var out []desired.Port
+	for _, ports := range p.ports {
+		out = append(out, ports...)
+	}
+	slices.SortFunc(out, func(a, b desired.Port) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// Routers are the planned routers. The map must not be changed.
+func (p *Planner) Routers() map[string]*Router { return p.routers }
+
+// DHCP are the planned DHCP servers, by network. The map must not be changed.
+func (p *Planner) DHCP() map[string]*DHCP { return p.dhcp }
+
+// Conflict says why a port's flows are not all in the plan: another object holds their place. Nil when they are.
+func (p *Planner) Conflict(k view.PortKey) error { return p.conflicts[portPiece(k)] }
+
+// Refuse notes that the bridge did not take a flow, against the object that it belongs to. If that is a port, it is named.
+func (p *Planner) Refuse(bridge string, key flow.Key, reason error) (view.PortKey, bool) {
+	holder, ok := p.holders[bridge][key]
+	if !ok {
+		return view.PortKey{}, false
+	}
+	p.conflicts[holder] = reason
+	return view.PortKey{Network: holder.net, Port: holder.id}, holder.kind == "port"
+}
+
+// Update plans anew what is dirty and returns the difference. What can't be planned yet, because its scopes have not
+// been listed, is left as it was.
+func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
+	u := update{
+		Planner: p, view: v, facts: facts,
+		delta: Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}},
+	}
+	u.set(basePiece, baseFlows(facts), basePorts(facts))
+	if dirty.Tunnels {
+		u.planTunnels()
+	}
+	for id := range dirty.Networks {
+		if v.Networks[id] == nil || v.NetworkReady(id) {
+			u.set(piece{kind: "network", id: id}, networkFlows(v, facts, id), nil)
+		}
+	}
+	for k := range dirty.Ports {
+		if v.Networks[k.Network] == nil || v.NetworkReady(k.Network) {
+			u.planPort(k)
+		}
+	}
+	u.retryConflicts()
+	u.planServices(dirty)
+	return u.delta
+}
+
+// update is one run of Update.
+type update struct {
+	*Planner
+	view  *view.View
+	facts *Facts
+	delta Delta
+	freed bool // a place has become free
+}
+
+func (u *update) planTunnels() {
+	now := tunnels(u.view, u.facts)
+	for _, t := range u.tunnels {
+		if !slices.Contains(now, t) {
+			u.set(piece{kind: "tunnel", id: t.name()}, nil, nil)
+		}
+	}
+	for _, t := range now {
+		u.set(piece{kind: "tunnel", id: t.name()}, tunnelFlows(u.facts, t), []desired.Port{t.port(u.facts)})
+	}
+	u.tunnels = now
+}
+
+func (u *update) planPort(k view.PortKey) {
+	var ports []desired.Port
+	if p, ok := devicePort(u.view, u.facts, k); ok {
+		ports = append(ports, p)
+	}
+	u.set(portPiece(k), portFlows(u.view, u.facts, k), ports)
+}
+
+func (u *update) planServices(dirty *view.Dirty) {
+	for id := range dirty.Routers {
+		if u.view.HostRouters[id] && !u.view.RouterReady(id) {
+			continue
+		}
+		plan := routerPlan(u.view, id)
+		if plan != nil || u.routers[id] != nil {
+			u.delta.Routers[id] = plan
+		}
+		keep(u.routers, id, plan)
+	}
+	for id := range dirty.DHCP {
+		if u.view.HostDHCP[id] != "" && !u.view.NetworkReady(id) {
+			continue
+		}
+		plan := dhcpPlan(u.view, id)
+		if plan != nil || u.dhcp[id] != nil {
+			u.delta.DHCP[id] = plan
+		}
+		keep(u.dhcp, id, plan)
+	}
+}
+
+func keep[T any](m map[string]*T, id string, value *T) {
+	if value == nil {
+		delete(m, id)
+		return
+	}
+	m[id] = value
+}
+
+// set replaces a piece.
+func (u *update) set(p piece, flows Flows, ports []desired.Port) {
+	u.setPorts(p, ports)
+	old := u.pieces[p]
+	delete(u.conflicts, p)
+	held := Flows{}
+	for bridge, fs := range flows {
+		for _, f := range fs {
+			if u.take(bridge, f, p) {
+				held[bridge] = append(held[bridge], f)
+			}
+		}
+	}
+	for bridge, fs := range old {
+		for _, f := range fs {
+			if !slices.ContainsFunc(held[bridge], func(h flow.Flow) bool { return h.Key() == f.Key() }) {
+				u.drop(bridge, f)
+			}
+		}
+	}
+	if len(held) == 0 {
+		delete(u.pieces, p)
+		return
+	}
+	u.pieces[p] = held
+}
+
+// take puts a flow in its place; false, and a conflict noted, when another piece's different flow is there.
+func (u *update) take(bridge string, f flow.Flow, p piece) bool {
+	key := f.Key()
+	if holder, ok := u.holders[bridge][key]; ok && holder != p {
+		if u.conflicts[p] == nil {
+			u.conflicts[p] = fmt.Errorf("%s %s holds the place of flow %q on %s", holder.kind, holder.id, f, bridge)
+		}
+		return false
+	}
+	if u.flows[bridge] == nil {
+		u.flows[bridge], u.holders[bridge] = map[flow.Key]flow.Flow{}, map[flow.Key]piece{}
+	}
+	was, exists := u.flows[bridge][key]
+	if exists && was.Cookie == f.Cookie {
+		return true
+	}
+	change := u.change(bridge)
+	if exists {
+		change.Deletes = append(change.Deletes, was)
+	}
+	change.Adds = append(change.Adds, f)
+	u.flows[bridge][key], u.holders[bridge][key] = f, p
+	return true
+}
+
+func (u *update) drop(bridge string, f flow.Flow) {
+	key := f.Key()
+	delete(u.flows[bridge], key)
+	delete(u.holders[bridge], key)
+	u.freed = true
+	change := u.change(bridge)
+	change.Deletes = append(change.Deletes, f)
+}
+
+func (u *update) change(bridge string) *FlowChange {
+	if u.delta.Flows[bridge] == nil {
+		u.delta.Flows[bridge] = &FlowChange{}
+	}
+	return u.delta.Flows[bridge]
+}
+
+func (u *update) setPorts(p piece, ports []desired.Port) {
+	old := u.ports[p]
+	for _, port := range ports {
+		if !slices.ContainsFunc(old, func(o desired.Port) bool { return samePort(o, port) }) {
+			u.delta.Ports = append(u.delta.Ports, port)
+		}
+	}
+	for _, port := range old {
+		if !slices.ContainsFunc(ports, func(n desired.Port) bool { return n.Name == port.Name }) {
+			u.delta.GonePorts = append(u.delta.GonePorts, port)
+		}
+	}
+	if len(ports) == 0 {
+		delete(u.ports, p)
+		return
+	}
+	u.ports[p] = ports
+}
+
+func samePort(a, b desired.Port) bool {
+	return a.Bridge == b.Bridge && a.Name == b.Name && a.Type == b.Type && a.Tag == b.Tag && a.MAC == b.MAC && a.MTU == b.MTU &&
+		maps.Equal(a.Options, b.Options) && maps.Equal(a.ExternalIDs, b.ExternalIDs)
+}
+
+// retryConflicts plans pieces anew that had found a place taken, when one has become free.
+func (u *update) retryConflicts() {
+	if !u.freed {
+		return
+	}
+	for p := range u.conflicts {
+		switch p.kind {
+		case "port":
+			u.planPort(view.PortKey{Network: p.net, Port: p.id})
+		case "network":
+			u.set(p, networkFlows(u.view, u.facts, p.id), nil)
+		}
+	}
+}
+
+// MarkFacts marks what depends on facts that differ: on a VM's interface, or on the number of one of weft's own ports.
+func (p *Planner) MarkFacts(v *view.View, old, now *Facts, dirty *view.Dirty) {
+	if old.TunnelIP != now.TunnelIP || !maps.Equal(old.Bridges, now.Bridges) {
+		everything(v, dirty)
+		return
+	}
+	for id := range different(old.Plugged, now.Plugged) {
+		if b, ok := v.HostPorts[id]; ok {
+			dirty.Port(view.PortKey{Network: b.Network, Port: id})
+		}
+	}
+	for network := range different(old.VLANs, now.VLANs) {
+		wholeNetwork(v, network, dirty)
+	}
+	changed := different(old.OFPorts, now.OFPorts)
+	if len(changed) == 0 {
+		return
+	}
+	if p.sharedPortChanged(v, changed, dirty) {
+		everything(v, dirty)
+		return
+	}
+	p.markDevices(changed, dirty)
+}
+
+// sharedPortChanged marks what uses a tunnel port whose number changed, and reports whether a patch port's did, which
+// everything uses.
+func (p *Planner) sharedPortChanged(v *view.View, changed map[string]bool, dirty *view.Dirty) bool {
+	for _, port := range p.ports[basePiece] {
+		if changed[port.Name] {
+			return true
+		}
+	}
+	for _, t := range p.tunnels {
+		if !changed[t.name()] {
+			continue
+		}
+		dirty.Tunnels = true
+		for id, n := range v.Networks {
+			if n.Revision == 0 || n.Object.Type != t.kind {
+				continue
+			}
+			for port := range n.Ports {
+				if v.Nodes[n.Location(port)].TunnelIP == t.remote {
+					dirty.Port(view.PortKey{Network: id, Port: port})
+				}
+			}
+		}
+	}
+	return false
+}
+
+// markDevices marks the ports whose devices' numbers changed.
+func (p *Planner) markDevices(changed map[string]bool, dirty *view.Dirty) {
+	for piece, ports := range p.ports {
+		if piece.kind == "port" && len(ports) == 1 && changed[ports[0].Name] {
+			dirty.Port(view.PortKey{Network: piece.net, Port: piece.id})
+		}
+	}
+}
+
+func everything(v *view.View, dirty *view.Dirty) {
+	dirty.Tunnels = true
+	for id := range v.Networks {
+		wholeNetwork(v, id, dirty)
+	}
+}
+
+func wholeNetwork(v *view.View, id string, dirty *view.Dirty) {
+	dirty.Networks[id] = true
+	if n := v.Networks[id]; n != nil {
+		for port := range n.Ports {
+			dirty.Ports[view.PortKey{Network: id, Port: port}] = true
+		}
+	}
+}
+
+// different lists the keys whose values differ or that only one of the maps has.
+func different[K, V comparable](a, b map[K]V) map[K]bool {
+	out := map[K]bool{}
+	for k, x := range a {
+		if y, ok := b[k]; !ok || x != y {
+			out[k] = true
+		}
+	}
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			out[k] = true
+		}
+	}
+	return out
+}
+
+// AssignVLANs gives each network that needs one a local VLAN, 1..4094 (IEEE 802.1Q; REFERENCE R9), keeping those that
+// are held. Networks that hold one and no longer need it keep it: the caller takes it away once nothing on the host uses
+// it. The result is a new map; networks in short are without because all are taken.
+func AssignVLANs(held map[string]uint16, needed []string) (vlans map[string]uint16, short []string) {
+	vlans = maps.Clone(held)
+	if vlans == nil {
+		vlans = map[string]uint16{}
+	}
+	used := map[uint16]bool{}
+	for _, vlan := range held {
+		used[vlan] = true
+	}
+	next := uint16(1)
+	for _, id := range slices.Sorted(slices.Values(needed)) {
+		if vlans[id] != 0 {
+			continue
+		}
+		for next <= maxVLAN && used[next] {
+			next++
+		}
+		if next > maxVLAN {
+			short = append(short, id)
+			continue
+		}
+		vlans[id], used[next] = next, true
+	}
+	return vlans, short
+}
+
+const maxVLAN = 4094
+
+// NeedVLAN lists the networks with a port on this node.
+func NeedVLAN(v *view.View) []string {
+	var out []string
+	for id, n := range v.Networks {
+		if n.Revision != 0 && len(n.Local) > 0 {
+			out = append(out, id)
+		}
+	}
+	return out
+}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/keys"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+func report(revision int64, state weftv1.State, message string) *storev1.Report {
+	return &storev1.Report{Revision: revision, State: state, Message: message, Time: timestamppb.Now()}
+}
+
+// reportOf is a report that says ACTIVE, or ERROR with the reason.
+func reportOf(revision int64, err error) *storev1.Report {
+	if err != nil {
+		return report(revision, weftv1.State_STATE_ERROR, err.Error())
+	}
+	return report(revision, weftv1.State_STATE_ACTIVE, "")
+}
+
+// reportPorts makes the reports of ports whose flows have been written.
+func (a *Agent) reportPorts() {
+	for k := range a.ports {
+		var value proto.Message
+		if r := a.portReport(k); r != nil {
+			value = r
+		}
+		a.publisher.set(keys.Status(a.cfg.Node, keys.KindPort, k.Port), value)
+	}
+	clear(a.ports)
+}
+
+// portReport is what is to be said of a port; nil when it is no matter of this node's, or its interface is not here.
+func (a *Agent) portReport(k view.PortKey) *storev1.Report {
+	binding, bound := a.view.HostPorts[k.Port]
+	if bound && binding.Network != k.Network {
+		return nil
+	}
+	n := a.view.Networks[k.Network]
+	if bound && binding.Refused != "" {
+		if _, plugged := a.facts.Plugged[k.Port]; plugged {
+			return report(0, weftv1.State_STATE_ERROR, binding.Refused)
+		}
+		return nil
+	}
+	if n == nil || (!bound && !n.Local[k.Port]) {
+		return nil
+	}
+	if err := a.invalid(keys.Port(k.Network, k.Port)); err != nil {
+		return report(0, weftv1.State_STATE_ERROR, err.Error())
+	}
+	p, ok := n.Ports[k.Port]
+	if !ok || !a.present(k, n) {
+		return nil
+	}
+	if !p.Object.Up {
+		return report(p.Revision, weftv1.State_STATE_DOWN, "admin_state_up is false")
+	}
+	return reportOf(p.Revision, a.portProblem(k, n))
+}
+
+// present reports whether the port's device is on br-int.
+func (a *Agent) present(k view.PortKey, n *view.Network) bool {
+	if p := n.Ports[k.Port].Object; p.DeviceOwner == "" || p.DeviceOwner[:min(8, len(p.DeviceOwner))] != "network:" {
+		_, ok := a.facts.Plugged[k.Port]
+		return ok
+	}
+	return true
+}
+
+// portProblem is why a port that is here does not pass frames; nil when it does.
+func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
+	if err := a.invalid(keys.Network(k.Network)); err != nil {
+		return err
+	}
+	switch {
+	case n.Revision == 0:
+		return fmt.Errorf("network %s does not exist", k.Network)
+	case !n.Object.Up:
+		return fmt.Errorf("network %s: admin_state_up is false", k.Network)
+	case a.short[k.Network]:
+		return fmt.Errorf("network %s: all 4094 local VLANs of this node are taken", k.Network)
+	case n.Object.Tunnelled() && !a.facts.TunnelIP.IsValid():
+		return fmt.Errorf("network %s: this node has no tunnel_ip", k.Network)
+	case !n.Object.Tunnelled() && a.facts.Bridges[n.Object.PhysicalNetwork] == "":
+		return fmt.Errorf("network %s: this node has no bridge for physical network %s", k.Network, n.Object.PhysicalNetwork)
+	}
+	if err := a.planner.Conflict(k); err != nil {
+		return err
+	}
+	port, ok := plan.OFPort(&a.facts, n.Ports[k.Port].Object)
+	if ok && port != 0 {
+		return nil
+	}
+	return a.deviceProblem(k, n)
+}
+
+// deviceProblem says why a port's interface has no OpenFlow number.
+func (a *Agent) deviceProblem(k view.PortKey, n *view.Network) error {
+	name := plan.InterfaceName(&a.facts, n.Ports[k.Port].Object)
+	if reason := a.refused[name]; reason != "" {
+		return errors.New(reason)
+	}
+	if i := a.ovs.Snapshot().Interfaces[name]; i != nil && i.Error != "" {
+		return fmt.Errorf("OVS can't make interface %s: %s", name, i.Error)
+	}
+	return fmt.Errorf("OVS has not made interface %s yet", name)
+}
+
+// invalid says why an object can't be used.
+func (a *Agent) invalid(key string) error {
+	if err := a.view.Invalid[key]; err != nil {
+		return fmt.Errorf("quarantined: %w", err)
+	}
+	return nil
+}
+
+// reportUnit makes the reports of a router, with its floating IPs, or of a DHCP server: of what has been built, and of
+// what can't be read.
+func (a *Agent) reportUnit(u unit) {
+	err, known := a.units[u]
+	if known && err != nil && soon(err) {
+		return // the outcome follows within moments
+	}
+	now := map[string]*storev1.Report{}
+	switch want := a.builtAt[u].(type) {
+	case *plan.Router:
+		a.routerReports(u.id, want, err, now)
+	case *plan.DHCP:
+		now[keys.Status(a.cfg.Node, keys.KindDHCP, u.id)] = reportOf(want.Revision, err)
+	}
+	if u.kind == keys.KindRouter && a.view.HostRouters[u.id] {
+		a.quarantined(keys.Router(u.id), keys.KindRouter, u.id, now)
+		for id := range a.view.InvalidUnder(keys.FloatingIPs(u.id)) {
+			a.quarantined(keys.FloatingIP(u.id, id), keys.KindFloatingIP, id, now)
+		}
+	}
+	if u.kind == keys.KindDHCP && a.view.HostDHCP[u.id] != "" {
+		a.quarantined(keys.Network(u.id), keys.KindDHCP, u.id, now)
+	}
+	a.publishUnit(u, now)
+}
+
+// quarantined makes the report of an object that can't be read, if it is such.
+func (a *Agent) quarantined(key, kind, id string, now map[string]*storev1.Report) {
+	if err := a.invalid(key); err != nil {
+		now[keys.Status(a.cfg.Node, kind, id)] = reportOf(0, err)
+	}
+}
+
+func (a *Agent) routerReports(id string, want *plan.Router, err error, now map[string]*storev1.Report) {
+	state := reportOf(want.Revision, errors.Join(err, want.Problem))
+	if state.GetState() == weftv1.State_STATE_ACTIVE && !want.Namespace.Forward {
+		state = report(want.Revision, weftv1.State_STATE_DOWN, "admin_state_up is false")
+	}
+	now[keys.Status(a.cfg.Node, keys.KindRouter, id)] = state
+	for fip, revision := range want.FloatingIPs {
+		now[keys.Status(a.cfg.Node, keys.KindFloatingIP, fip)] = reportOf(revision, err)
+	}
+}
+
+// publishUnit sets a unit's reports and takes back those it no longer has.
+func (a *Agent) publishUnit(u unit, now map[string]*storev1.Report) {
+	for key := range a.reports[u] {
+		if now[key] == nil {
+			a.publisher.set(key, nil)
+		}
+	}
+	delete(a.reports, u)
+	for key, r := range now {
+		a.publisher.set(key, r)
+		if a.reports[u] == nil {
+			a.reports[u] = map[string]bool{}
+		}
+		a.reports[u][key] = true
+	}
+}

@@ -1,0 +1,225 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/dhcp"
+	"github.com/weft-sdn/weft/agent/garp"
+	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/netns"
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/proto/keys"
+)
+
+// buildTimeout bounds one attempt to build a router or a DHCP server, all external commands included.
+const buildTimeout = 60 * time.Second
+
+// services builds routers and DHCP servers with the namespace drivers. Its methods are called by the workers, for
+// different units at once.
+type services struct {
+	ns       *netns.Manager
+	nat      *nat.Driver
+	dhcp     *dhcp.Manager
+	announce *garp.Announcer
+	forget   conntrack.Forgetter
+	log      *slog.Logger
+
+	mu sync.Mutex
+	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
+	floating map[string]map[netip.Addr]netip.Addr
+}
+
+func newServices(ctx context.Context, cfg Config, log *slog.Logger) (*services, error) {
+	ns, err := netns.New(netns.Options{StateDir: cfg.StateDir, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	natDriver, err := nat.New(ctx, nat.Options{Enter: ns.Run, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	dhcpManager, err := dhcp.New(dhcp.Options{StateDir: cfg.StateDir, Enter: ns.Run, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	announcer, err := garp.New(garp.Options{Enter: ns.Run, Log: log})
+	if err != nil {
+		dhcpManager.Close()
+		return nil, err
+	}
+	return &services{
+		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, log: log,
+		forget: conntrack.Forgetter{Enter: ns.Run}, floating: map[string]map[netip.Addr]netip.Addr{},
+	}, nil
+}
+
+// close stops watching and announcing; what has been built stays.
+func (s *services) close() {
+	s.announce.Close()
+	s.dhcp.Close()
+}
+
+// leftovers lists the units that the host has.
+func (s *services) leftovers() ([]unit, error) {
+	names, err := s.ns.List()
+	if err != nil {
+		return nil, err
+	}
+	networks, err := s.dhcp.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []unit
+	for _, name := range names {
+		if id, ok := strings.CutPrefix(name, plan.RouterNamespace("")); ok {
+			out = append(out, unit{keys.KindRouter, id})
+		} else if id, ok := strings.CutPrefix(name, plan.DHCPNamespace("")); ok {
+			out = append(out, unit{keys.KindDHCP, id})
+		}
+	}
+	for _, id := range networks {
+		out = append(out, unit{keys.KindDHCP, id})
+	}
+	return out, nil
+}
+
+// soon reports whether an error passes by itself within moments: OVS has not made or removed a device yet.
+func soon(err error) bool {
+	return errors.Is(err, netns.ErrLinkMissing) || errors.Is(err, netns.ErrLinkRemains) || errors.Is(err, dhcp.ErrLinkMissing)
+}
+
+// build makes a unit what is wanted.
+func (s *services) build(ctx context.Context, u unit, want any) error {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	switch want := want.(type) {
+	case *plan.Router:
+		return s.router(ctx, u.id, want)
+	case *plan.DHCP:
+		return s.dhcpServer(ctx, want)
+	case nil:
+		return s.remove(ctx, u)
+	default:
+		return fmt.Errorf("%s %s: can't build a %T", u.kind, u.id, want)
+	}
+}
+
+// router goes through the steps in the order that package netns gives: forwarding comes last, when NAT is in.
+func (s *services) router(ctx context.Context, id string, want *plan.Router) error {
+	name := want.Namespace.Name
+	before, err := s.floatingBefore(ctx, id, name)
+	if err != nil {
+		return err
+	}
+	if _, err := s.ns.Prepare(ctx, want.Namespace); err != nil {
+		return err
+	}
+	if err := s.nat.Ensure(ctx, name, want.Namespace.IPTables); err != nil {
+		return err
+	}
+	report, err := s.ns.Ensure(ctx, want.Namespace)
+	s.tell(report)
+	if err != nil {
+		return err
+	}
+	if err := s.forgetGone(ctx, id, name, before, want.Floating); err != nil {
+		return err
+	}
+	_, err = s.ns.Forward(ctx, want.Namespace)
+	return err
+}
+
+// floatingBefore is which floating IPs connections may be tied to: what was built last or, for a router that an earlier
+// agent built, what its NAT rules say.
+func (s *services) floatingBefore(ctx context.Context, id, name string) (map[netip.Addr]netip.Addr, error) {
+	s.mu.Lock()
+	before, ok := s.floating[id]
+	s.mu.Unlock()
+	if ok {
+		return before, nil
+	}
+	if owned, err := s.ns.Owned(name); err != nil || !owned {
+		return nil, err
+	}
+	rules, err := s.nat.Rules(ctx, name, "nat", plan.ChainDNAT)
+	if err != nil {
+		return nil, err
+	}
+	before = plan.ParseDNAT(rules)
+	s.setFloating(id, before) // the rules are about to change, and a later attempt must still know
+	return before, nil
+}
+
+func (s *services) setFloating(id string, floating map[netip.Addr]netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.floating[id] = floating
+}
+
+// forgetGone ends the connections of floating IPs that have gone or lead elsewhere: conntrack would go on translating
+// them the old way.
+func (s *services) forgetGone(ctx context.Context, id, name string, before, now map[netip.Addr]netip.Addr) error {
+	var gone []netip.Addr
+	for ip, fixed := range before {
+		if now[ip] != fixed {
+			gone = append(gone, ip)
+		}
+	}
+	if len(gone) > 0 {
+		n, err := s.forget.Forget(ctx, name, gone...)
+		if err != nil {
+			return err
+		}
+		s.log.Info("connections of moved floating IPs ended", "router", id, "floating", gone, "connections", n)
+	}
+	s.setFloating(id, now)
+	return nil
+}
+
+// tell announces addresses that are new on their link.
+func (s *services) tell(report netns.Report) {
+	for _, a := range report.Announce {
+		if err := s.announce.Announce(garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address}); err != nil {
+			s.log.Warn("can't announce an address", "namespace", a.Namespace, "address", a.Address, "error", err)
+		}
+	}
+}
+
+func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
+	if want.Problem != nil {
+		return want.Problem
+	}
+	if _, err := s.ns.Prepare(ctx, want.Namespace); err != nil {
+		return err
+	}
+	if _, err := s.ns.Ensure(ctx, want.Namespace); err != nil {
+		return err
+	}
+	return s.dhcp.Ensure(ctx, want.Server)
+}
+
+func (s *services) remove(ctx context.Context, u unit) error {
+	name := plan.RouterNamespace(u.id)
+	if u.kind == keys.KindDHCP {
+		name = plan.DHCPNamespace(u.id)
+		if err := s.dhcp.Delete(ctx, u.id); err != nil {
+			return err
+		}
+	}
+	if err := s.ns.Delete(ctx, name); err != nil {
+		return err
+	}
+	s.nat.Forget(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.floating, u.id)
+	return nil
+}

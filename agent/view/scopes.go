@@ -1,0 +1,160 @@
+package view
+
+import (
+	"strings"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/mirror"
+	"github.com/weft-sdn/weft/proto/model"
+)
+
+// Names of the scopes. A scope of one object is the prefix with the object's id.
+const (
+	scopeHost    = "host"
+	scopeAgents  = "agents"
+	scopeNetwork = "network/"
+	scopeRouter  = "router/"
+	scopeActive  = "active/"
+)
+
+// Scopes is everything that the node has to follow, as far as the view shows it: what is bound to it and all nodes; each
+// network with a port, a DHCP server or a router of this node; each router placed here; and who is active for each
+// router with a port on one of these networks.
+func (v *View) Scopes() map[string][]mirror.Range {
+	out := map[string][]mirror.Range{
+		scopeHost:   {mirror.Under(keys.Host(v.Self))},
+		scopeAgents: {mirror.Under(keys.All(keys.FamilyAgent))},
+	}
+	network := func(id string) {
+		if out[scopeNetwork+id] == nil && id != "" {
+			out[scopeNetwork+id] = []mirror.Range{
+				mirror.Exactly(keys.Network(id)), mirror.Under(keys.Subnets(id)), mirror.Under(keys.Ports(id)),
+			}
+		}
+	}
+	for _, b := range v.HostPorts {
+		if b.Refused == "" {
+			network(b.Network)
+		}
+	}
+	for id := range v.HostDHCP {
+		network(id)
+	}
+	for id := range v.HostRouters {
+		out[scopeRouter+id] = []mirror.Range{mirror.Exactly(keys.Router(id)), mirror.Under(keys.FloatingIPs(id))}
+		out[scopeActive+id] = []mirror.Range{mirror.Exactly(keys.Active(id))}
+		if r := v.Routers[id]; r != nil {
+			for _, n := range r.networks() {
+				network(n)
+			}
+		}
+	}
+	v.activeScopes(out)
+	return out
+}
+
+// activeScopes adds the routers with a port on a tunnelled network: there the nodes' tunnels must know where it lives. On
+// provider networks the fabric learns it.
+func (v *View) activeScopes(out map[string][]mirror.Range) {
+	for router, ports := range v.routerPorts {
+		for k := range ports {
+			if n := v.Networks[k.Network]; out[scopeNetwork+k.Network] != nil && n.Revision != 0 && n.Object.Tunnelled() {
+				out[scopeActive+router] = []mirror.Range{mirror.Exactly(keys.Active(router))}
+				break
+			}
+		}
+	}
+}
+
+// Complete reports whether everything that the node has to follow has been listed: until then nothing on the host may be
+// changed (promise I2).
+func (v *View) Complete() bool {
+	for name := range v.Scopes() {
+		if !v.listed[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// NetworkReady reports whether the network's scope has been listed.
+func (v *View) NetworkReady(id string) bool { return v.listed[scopeNetwork+id] }
+
+// RouterReady reports whether the router's scope and those of its networks have been listed.
+func (v *View) RouterReady(id string) bool {
+	if !v.listed[scopeRouter+id] || !v.listed[scopeActive+id] {
+		return false
+	}
+	for _, n := range v.routerScope(id).networks() {
+		if !v.NetworkReady(n) {
+			return false
+		}
+	}
+	return true
+}
+
+func (v *View) markListed(scope string, d *Dirty) {
+	v.listed[scope] = true
+	if id, ok := strings.CutPrefix(scope, scopeNetwork); ok {
+		v.allOfNetwork(id, d)
+	}
+	if id, ok := strings.CutPrefix(scope, scopeRouter); ok {
+		d.Routers[id] = true
+	}
+	if id, ok := strings.CutPrefix(scope, scopeActive); ok {
+		d.Routers[id] = true
+		for k := range v.routerPorts[id] {
+			d.Port(k)
+		}
+	}
+}
+
+// Drop forgets a scope that is no longer followed, and marks what hung on it.
+func (v *View) Drop(scope string, d *Dirty) {
+	delete(v.listed, scope)
+	if id, ok := strings.CutPrefix(scope, scopeNetwork); ok {
+		v.dropNetwork(id, d)
+	}
+	if id, ok := strings.CutPrefix(scope, scopeRouter); ok {
+		delete(v.Routers, id)
+		v.forgetInvalid(keys.Router(id), keys.FloatingIPs(id))
+		d.Routers[id] = true
+	}
+	if id, ok := strings.CutPrefix(scope, scopeActive); ok {
+		delete(v.Active, id)
+		for k := range v.routerPorts[id] {
+			v.locate(k, d)
+		}
+	}
+}
+
+func (v *View) dropNetwork(id string, d *Dirty) {
+	v.allOfNetwork(id, d)
+	for port, p := range v.Networks[id].Ports {
+		v.indexRouterPort(PortKey{id, port}, p.Object, model.Port{})
+	}
+	delete(v.Networks, id)
+	v.forgetInvalid(keys.Network(id), keys.Subnets(id), keys.Ports(id))
+}
+
+// forgetInvalid drops what is known of broken objects below the prefixes.
+func (v *View) forgetInvalid(prefixes ...string) {
+	for key := range v.Invalid {
+		for _, p := range prefixes {
+			if strings.HasPrefix(key, p) {
+				delete(v.Invalid, key)
+			}
+		}
+	}
+}
+
+// InvalidUnder gives, by id, the objects directly below a prefix that can't be used.
+func (v *View) InvalidUnder(prefix string) map[string]error {
+	out := map[string]error{}
+	for key, err := range v.Invalid {
+		if id, ok := strings.CutPrefix(key, prefix); ok {
+			out[id] = err
+		}
+	}
+	return out
+}

@@ -1,0 +1,492 @@
+// Package view is what a node's agent knows of the store, typed and indexed: the objects in the scopes it follows, where
+// each port lives, and which of it all changed. It decides nothing about the host and does no I/O; the mirror feeds it and
+// the planner reads it. A View belongs to one goroutine.
+package view
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/mirror"
+	"github.com/weft-sdn/weft/proto/model"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// Versioned is an object with the mod revision of its key.
+type Versioned[T any] struct {
+	Object   T
+	Revision int64
+}
+
+// Network is one network with all that lies in its scope.
+type Network struct {
+	// Revision is 0 until the network's own key has been seen, or when it is not usable.
+	Versioned[model.Network]
+	Subnets map[string]Versioned[model.Subnet]
+	Ports   map[string]Versioned[model.Port]
+	// Local are the ports that live on this node.
+	Local map[string]bool
+
+	located map[string]string // port -> node where it lives
+	hosts   map[string]int    // node -> how many of the network's ports live there
+}
+
+// Remote lists the other nodes that have a port of the network, sorted.
+func (n *Network) Remote(self string) []string {
+	var out []string
+	for host := range n.hosts {
+		if host != self {
+			out = append(out, host)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Location is the node where a port of the network lives; "" when nowhere.
+func (n *Network) Location(port string) string { return n.located[port] }
+
+// Router is one router with all that lies in its scope.
+type Router struct {
+	Versioned[model.Router]
+	FloatingIPs map[string]Versioned[model.FloatingIP]
+}
+
+// Node is what other nodes need to know of a node.
+type Node struct {
+	TunnelIP netip.Addr
+}
+
+// Binding is a port that is bound to this node.
+type Binding struct {
+	Network string
+	// Refused says why the port is not to be wired here although its interface is; "" when it is to be wired.
+	Refused string
+}
+
+// PortKey names a port with its network.
+type PortKey struct {
+	Network, Port string
+}
+
+// View is everything. Its maps are read by the planner and must not be changed by it.
+type View struct {
+	Self     string
+	Networks map[string]*Network
+	Routers  map[string]*Router
+	Nodes    map[string]Node
+	// What is bound to or placed on this node.
+	HostPorts   map[string]Binding
+	HostRouters map[string]bool
+	HostDHCP    map[string]string // network -> the DHCP server's port
+	// Active is the node that forwards for a router.
+	Active map[string]string
+	// Invalid says, by key, which objects can't be used and why.
+	Invalid map[string]error
+
+	listed      map[string]bool
+	routerPorts map[string]map[PortKey]bool // router -> its ports in the networks followed
+}
+
+// New is an empty view for a node.
+func New(self string) *View {
+	return &View{
+		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
+		HostPorts: map[string]Binding{}, HostRouters: map[string]bool{}, HostDHCP: map[string]string{},
+		Active: map[string]string{}, Invalid: map[string]error{},
+		listed: map[string]bool{}, routerPorts: map[string]map[PortKey]bool{},
+	}
+}
+
+// Dirty is what may have to be planned anew.
+type Dirty struct {
+	Networks map[string]bool  // the network's own flows and floods
+	Ports    map[PortKey]bool // the flows of one port
+	Routers  map[string]bool
+	DHCP     map[string]bool // by network
+	Tunnels  bool
+}
+
+// NewDirty is an empty set.
+func NewDirty() *Dirty {
+	return &Dirty{Networks: map[string]bool{}, Ports: map[PortKey]bool{}, Routers: map[string]bool{}, DHCP: map[string]bool{}}
+}
+
+// Empty reports whether nothing is dirty.
+func (d *Dirty) Empty() bool {
+	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP) == 0 && !d.Tunnels
+}
+
+// Port marks a port, and its network's floods.
+func (d *Dirty) Port(k PortKey) {
+	d.Ports[k] = true
+	d.Networks[k.Network] = true
+}
+
+// Everything marks all there is.
+func (v *View) Everything(d *Dirty) {
+	d.Tunnels = true
+	for id := range v.Networks {
+		v.allOfNetwork(id, d)
+	}
+	for id, b := range v.HostPorts {
+		d.Port(PortKey{b.Network, id})
+	}
+	for id := range v.HostRouters {
+		d.Routers[id] = true
+	}
+	for id := range v.HostDHCP {
+		d.DHCP[id] = true
+	}
+}
+
+// Apply takes a batch in and marks what may have to be planned anew.
+func (v *View) Apply(b mirror.Batch, d *Dirty) {
+	for _, c := range b.Changes {
+		v.change(c, d)
+	}
+	for _, scope := range b.Listed {
+		v.markListed(scope, d)
+	}
+}
+
+// change takes one change in. A value that can't be understood is quarantined: noted in Invalid, while what the object was
+// before, if anything, stays in force: nothing on the host is taken away because something can't be read (promise I2).
+func (v *View) change(c mirror.Change, d *Dirty) {
+	delete(v.Invalid, c.Key)
+	k, err := keys.Parse(c.Key)
+	if err == nil {
+		err = v.dispatch(k, c, d)
+	}
+	if err != nil {
+		v.Invalid[c.Key] = err
+	}
+}
+
+func (v *View) dispatch(k keys.Key, c mirror.Change, d *Dirty) error {
+	switch k.Family { //nolint:exhaustive // the families that an agent follows
+	case keys.FamilyNetwork:
+		return v.network(k.ID(), c, d)
+	case keys.FamilySubnet:
+		return v.subnet(k.Scope(), k.ID(), c, d)
+	case keys.FamilyPort:
+		return v.port(PortKey{k.Scope(), k.ID()}, c, d)
+	case keys.FamilyRouter:
+		return v.router(k.ID(), c, d)
+	case keys.FamilyFloatingIP:
+		return v.floatingIP(k.Scope(), k.ID(), c, d)
+	case keys.FamilyHost:
+		return v.host(k.Kind(), k.ID(), c, d)
+	case keys.FamilyActive:
+		return v.active(k.ID(), c, d)
+	case keys.FamilyAgent:
+		return v.agent(k.ID(), c, d)
+	default:
+		return nil
+	}
+}
+
+// decode reads a change's value into m and converts it; the zero value when the key is gone.
+func decode[M proto.Message, T any](c mirror.Change, m M, from func(M) (T, error)) (Versioned[T], error) {
+	if c.Value == nil {
+		return Versioned[T]{}, nil
+	}
+	if err := proto.Unmarshal(c.Value, m); err != nil {
+		return Versioned[T]{}, fmt.Errorf("not a %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	obj, err := from(m)
+	if err != nil {
+		return Versioned[T]{}, err
+	}
+	return Versioned[T]{Object: obj, Revision: c.Revision}, nil
+}
+
+// put stores an object that exists and removes one that does not.
+func put[T any](m map[string]Versioned[T], id string, obj Versioned[T]) {
+	if obj.Revision == 0 {
+		delete(m, id)
+		return
+	}
+	m[id] = obj
+}
+
+// misplaced is the error for an object whose content contradicts its key.
+func misplaced(what, got, want string) error {
+	return fmt.Errorf("the object says %s %q, its key says %q", what, got, want)
+}
+
+func (v *View) networkScope(id string) *Network {
+	n := v.Networks[id]
+	if n == nil {
+		n = &Network{
+			Subnets: map[string]Versioned[model.Subnet]{}, Ports: map[string]Versioned[model.Port]{},
+			Local: map[string]bool{}, located: map[string]string{}, hosts: map[string]int{},
+		}
+		v.Networks[id] = n
+	}
+	return n
+}
+
+func (v *View) network(id string, c mirror.Change, d *Dirty) error {
+	obj, err := decode(c, &weftv1.Network{}, model.NetworkFrom)
+	if err == nil && obj.Revision != 0 && obj.Object.ID != id {
+		err = misplaced("id", obj.Object.ID, id)
+	}
+	if err == nil {
+		v.networkScope(id).Versioned = obj
+	}
+	v.allOfNetwork(id, d)
+	return err
+}
+
+// allOfNetwork marks everything that depends on a network as such.
+func (v *View) allOfNetwork(id string, d *Dirty) {
+	d.Networks[id] = true
+	for port := range v.networkScope(id).Ports {
+		d.Ports[PortKey{id, port}] = true
+	}
+	v.services(id, d)
+	d.Tunnels = true
+}
+
+// services marks the DHCP server and the routers of this node that a network has.
+func (v *View) services(network string, d *Dirty) {
+	if v.HostDHCP[network] != "" {
+		d.DHCP[network] = true
+	}
+	for id := range v.HostRouters {
+		if r := v.Routers[id]; r != nil && r.uses(network) {
+			d.Routers[id] = true
+		}
+	}
+}
+
+func (r *Router) uses(network string) bool {
+	return slices.Contains(r.networks(), network)
+}
+
+// networks lists the networks that the router is attached to.
+func (r *Router) networks() []string {
+	var out []string
+	if r.Revision == 0 {
+		return nil
+	}
+	for _, i := range r.Object.Interfaces {
+		out = append(out, i.Network)
+	}
+	if g := r.Object.Gateway; g != nil {
+		out = append(out, g.Network)
+	}
+	return out
+}
+
+func (v *View) subnet(network, id string, c mirror.Change, d *Dirty) error {
+	obj, err := decode(c, &weftv1.Subnet{}, model.SubnetFrom)
+	if err == nil && obj.Revision != 0 && (obj.Object.ID != id || obj.Object.Network != network) {
+		err = misplaced("network and id", obj.Object.Network+"/"+obj.Object.ID, network+"/"+id)
+	}
+	if err == nil {
+		put(v.networkScope(network).Subnets, id, obj)
+	}
+	v.services(network, d)
+	return err
+}
+
+func (v *View) port(k PortKey, c mirror.Change, d *Dirty) error {
+	obj, err := decode(c, &weftv1.Port{}, model.PortFrom)
+	if err == nil && obj.Revision != 0 && (obj.Object.ID != k.Port || obj.Object.Network != k.Network) {
+		err = misplaced("network and id", obj.Object.Network+"/"+obj.Object.ID, k.Network+"/"+k.Port)
+	}
+	d.Ports[k] = true
+	if err != nil {
+		return err
+	}
+	n := v.networkScope(k.Network)
+	old := n.Ports[k.Port]
+	put(n.Ports, k.Port, obj)
+	v.indexRouterPort(k, old.Object, obj.Object)
+	v.locate(k, d)
+	if v.HostDHCP[k.Network] != "" {
+		d.DHCP[k.Network] = true
+	}
+	for _, p := range []model.Port{old.Object, obj.Object} {
+		if p.OfRouter() && v.HostRouters[p.DeviceID] {
+			d.Routers[p.DeviceID] = true
+		}
+	}
+	return nil
+}
+
+func (v *View) indexRouterPort(k PortKey, old, now model.Port) {
+	if old.OfRouter() {
+		delete(v.routerPorts[old.DeviceID], k)
+		if len(v.routerPorts[old.DeviceID]) == 0 {
+			delete(v.routerPorts, old.DeviceID)
+		}
+	}
+	if now.OfRouter() {
+		if v.routerPorts[now.DeviceID] == nil {
+			v.routerPorts[now.DeviceID] = map[PortKey]bool{}
+		}
+		v.routerPorts[now.DeviceID][k] = true
+	}
+}
+
+// locate works out where a port lives and keeps the network's indexes; what depends on it is marked.
+func (v *View) locate(k PortKey, d *Dirty) {
+	n := v.networkScope(k.Network)
+	was, now := n.located[k.Port], v.whereIs(n, k)
+	if was == now {
+		if now == v.Self {
+			d.Networks[k.Network] = true
+		}
+		return
+	}
+	if was != "" {
+		if n.hosts[was]--; n.hosts[was] == 0 {
+			delete(n.hosts, was)
+			d.Networks[k.Network], d.Tunnels = true, true
+		}
+		delete(n.located, k.Port)
+		delete(n.Local, k.Port)
+	}
+	if now != "" {
+		if n.hosts[now]++; n.hosts[now] == 1 {
+			d.Networks[k.Network], d.Tunnels = true, true
+		}
+		n.located[k.Port] = now
+		if now == v.Self {
+			n.Local[k.Port] = true
+		}
+	}
+	if was == v.Self || now == v.Self {
+		d.Networks[k.Network] = true
+	}
+	d.Ports[k] = true
+}
+
+func (v *View) whereIs(n *Network, k PortKey) string {
+	p, ok := n.Ports[k.Port]
+	switch {
+	case !ok:
+		return ""
+	case p.Object.OfRouter():
+		return v.Active[p.Object.DeviceID]
+	default:
+		return p.Object.BoundHost
+	}
+}
+
+func (v *View) router(id string, c mirror.Change, d *Dirty) error {
+	obj, err := decode(c, &weftv1.Router{}, model.RouterFrom)
+	if err == nil && obj.Revision != 0 && obj.Object.ID != id {
+		err = misplaced("id", obj.Object.ID, id)
+	}
+	if err == nil {
+		v.routerScope(id).Versioned = obj
+	}
+	d.Routers[id] = true
+	return err
+}
+
+func (v *View) routerScope(id string) *Router {
+	r := v.Routers[id]
+	if r == nil {
+		r = &Router{FloatingIPs: map[string]Versioned[model.FloatingIP]{}}
+		v.Routers[id] = r
+	}
+	return r
+}
+
+func (v *View) floatingIP(router, id string, c mirror.Change, d *Dirty) error {
+	obj, err := decode(c, &weftv1.FloatingIp{}, model.FloatingIPFrom)
+	if err == nil && obj.Revision != 0 && (obj.Object.ID != id || obj.Object.Router != router) {
+		err = misplaced("router and id", obj.Object.Router+"/"+obj.Object.ID, router+"/"+id)
+	}
+	if err == nil {
+		put(v.routerScope(router).FloatingIPs, id, obj)
+	}
+	d.Routers[router] = true
+	return err
+}
+
+func (v *View) host(kind, id string, c mirror.Change, d *Dirty) error {
+	switch kind {
+	case keys.KindPort:
+		return v.hostPort(id, c, d)
+	case keys.KindRouter:
+		v.HostRouters[id] = true
+		if c.Value == nil {
+			delete(v.HostRouters, id)
+		}
+		d.Routers[id] = true
+	case keys.KindDHCP:
+		binding, err := decode(c, &storev1.DhcpBinding{}, func(b *storev1.DhcpBinding) (string, error) { return b.GetPortId(), nil })
+		if binding.Revision == 0 {
+			delete(v.HostDHCP, id)
+		} else {
+			v.HostDHCP[id] = binding.Object
+		}
+		d.DHCP[id] = true
+		return err
+	}
+	return nil
+}
+
+func (v *View) hostPort(id string, c mirror.Change, d *Dirty) error {
+	binding, err := decode(c, &storev1.PortBinding{}, func(b *storev1.PortBinding) (Binding, error) {
+		return Binding{Network: b.GetNetworkId(), Refused: b.GetRefused()}, nil
+	})
+	if old, ok := v.HostPorts[id]; ok {
+		d.Port(PortKey{old.Network, id})
+	}
+	if binding.Revision == 0 {
+		delete(v.HostPorts, id)
+		return err
+	}
+	v.HostPorts[id] = binding.Object
+	d.Port(PortKey{binding.Object.Network, id})
+	return nil
+}
+
+func (v *View) active(router string, c mirror.Change, d *Dirty) error {
+	now, err := decode(c, &storev1.ActiveRouter{}, func(a *storev1.ActiveRouter) (string, error) { return a.GetNode(), nil })
+	if now.Object == "" {
+		delete(v.Active, router)
+	} else {
+		v.Active[router] = now.Object
+	}
+	for k := range v.routerPorts[router] {
+		v.locate(k, d)
+	}
+	d.Routers[router] = true
+	return err
+}
+
+func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
+	now, err := decode(c, &storev1.Agent{}, func(a *storev1.Agent) (Node, error) {
+		ip, err := netip.ParseAddr(a.GetTunnelIp())
+		return Node{TunnelIP: ip}, err
+	})
+	old := v.Nodes[name]
+	if now.Revision == 0 {
+		delete(v.Nodes, name)
+	} else {
+		v.Nodes[name] = now.Object
+	}
+	if old == now.Object {
+		return err
+	}
+	d.Tunnels = true
+	for id, n := range v.Networks {
+		if n.hosts[name] > 0 {
+			v.allOfNetwork(id, d)
+		}
+	}
+	return err
+}

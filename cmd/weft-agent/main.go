@@ -1,0 +1,139 @@
+// Command weft-agent is the process on every node that builds the node's part of the virtual networks.
+//
+//	weft-agent --config /etc/weft/agent.yaml
+//
+// The configuration file is YAML with the names of package agent's Config; unknown names are refused. A flag overrides
+// an environment variable (WEFT_AGENT_<NAME>), which overrides the file.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-sdn/weft/agent"
+)
+
+var version = "dev"
+
+func main() {
+	if err := command().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "weft-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var file string
+	var flags agent.Config
+	var mappings []string
+	cmd := &cobra.Command{
+		Use: "weft-agent", Short: "Build this node's part of weft's virtual networks", Version: version,
+		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(file, os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			if err := override(&cfg, cmd, flags, mappings); err != nil {
+				return err
+			}
+			return run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "configuration file (YAML)")
+	f.StringVar(&flags.Node, "node", "", "the node's name")
+	f.StringSliceVar(&flags.Etcd, "etcd", nil, "etcd endpoints")
+	f.StringVar(&flags.TunnelIP, "tunnel-ip", "", "local end of tunnels")
+	f.StringArrayVar(&mappings, "bridge-mapping", nil, "physnet:bridge, may be given several times")
+	f.StringVar(&flags.DatapathType, "datapath-type", "", "system or netdev")
+	f.StringSliceVar(&flags.Roles, "roles", nil, "compute, network")
+	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error")
+	return cmd
+}
+
+// load reads the file and the environment.
+func load(file string, env func(string) (string, bool)) (agent.Config, error) {
+	var cfg agent.Config
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return cfg, err
+		}
+		if err := yaml.UnmarshalStrict(text, &cfg); err != nil {
+			return cfg, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	for name, field := range map[string]*string{
+		"NODE": &cfg.Node, "TUNNEL_IP": &cfg.TunnelIP, "DATAPATH_TYPE": &cfg.DatapathType, "STATE_DIR": &cfg.StateDir,
+		"OVSDB": &cfg.OVSDB, "OVS_RUN_DIR": &cfg.OVSRunDir, "LOG_LEVEL": &cfg.LogLevel,
+	} {
+		if value, ok := env("WEFT_AGENT_" + name); ok {
+			*field = value
+		}
+	}
+	for name, field := range map[string]*[]string{"ETCD": &cfg.Etcd, "ROLES": &cfg.Roles} {
+		if value, ok := env("WEFT_AGENT_" + name); ok {
+			*field = strings.Split(value, ",")
+		}
+	}
+	if value, ok := env("WEFT_AGENT_BRIDGE_MAPPINGS"); ok {
+		return cfg, setMappings(&cfg, strings.Split(value, ","))
+	}
+	return cfg, nil
+}
+
+func setMappings(cfg *agent.Config, mappings []string) error {
+	cfg.BridgeMappings = map[string]string{}
+	for _, m := range mappings {
+		physnet, bridge, ok := strings.Cut(m, ":")
+		if !ok {
+			return fmt.Errorf("bridge mapping %q: want physnet:bridge", m)
+		}
+		cfg.BridgeMappings[physnet] = bridge
+	}
+	return nil
+}
+
+// override lets the flags that were given win.
+func override(cfg *agent.Config, cmd *cobra.Command, flags agent.Config, mappings []string) error {
+	for name, set := range map[string]func(){
+		"node": func() { cfg.Node = flags.Node }, "etcd": func() { cfg.Etcd = flags.Etcd },
+		"tunnel-ip":     func() { cfg.TunnelIP = flags.TunnelIP },
+		"datapath-type": func() { cfg.DatapathType = flags.DatapathType },
+		"roles":         func() { cfg.Roles = flags.Roles }, "log-level": func() { cfg.LogLevel = flags.LogLevel },
+	} {
+		if cmd.Flags().Changed(name) {
+			set()
+		}
+	}
+	if cmd.Flags().Changed("bridge-mapping") {
+		return setMappings(cfg, mappings)
+	}
+	return nil
+}
+
+func run(ctx context.Context, cfg agent.Config) error {
+	cfg.Defaults()
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		return fmt.Errorf("configuration: log_level: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return agent.Run(ctx, agent.Options{
+		Config: cfg, Version: version,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	})
+}

@@ -1,0 +1,174 @@
+// Weft-controller serves weft's API and keeps the fleet's desired state in etcd, its own embedded one unless it is given
+// a cluster. It does nothing to any host.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weft-sdn/weft/controller"
+	"github.com/weft-sdn/weft/controller/config"
+	"github.com/weft-sdn/weft/controller/etcd"
+	"github.com/weft-sdn/weft/proto/store"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := command(os.Environ()).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "weft-controller:", err)
+		os.Exit(1)
+	}
+}
+
+// command is the command line. Flags go over the environment, the environment over the file.
+func command(environ []string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "weft-controller", Short: "serve weft's API", Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+	}
+	file := cmd.Flags().String("config", "", "configuration file (YAML)")
+	values := map[string]*string{}
+	for _, s := range config.Settings() {
+		values[s.Name] = cmd.Flags().String(strings.ReplaceAll(s.Name, "_", "-"), "", s.Help)
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg := config.Default()
+		if *file != "" {
+			if err := cfg.File(*file); err != nil {
+				return err
+			}
+		}
+		if err := cfg.Environment(environ); err != nil {
+			return err
+		}
+		for _, s := range config.Settings() {
+			flag := strings.ReplaceAll(s.Name, "_", "-")
+			if !cmd.Flags().Changed(flag) {
+				continue
+			}
+			if err := s.Set(&cfg, *values[s.Name]); err != nil {
+				return fmt.Errorf("--%s: %w", flag, err)
+			}
+		}
+		if err := cfg.Check(); err != nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
+		return run(cmd.Context(), cfg, cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+// startTimeout is how long the store may take to answer at start.
+const startTimeout = 30 * time.Second
+
+func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
+	level, err := cfg.Level()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	client, failed, closeStore, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c, err := controller.Start(starting, controller.Options{Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log})
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	ended := make(chan error, len(cfg.Listen))
+	for _, address := range cfg.Listen {
+		l, err := listen(ctx, address)
+		if err != nil {
+			return err
+		}
+		log.Info("serving", "address", l.Addr().String())
+		go func() { ended <- c.Serve(l) }()
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("stopping")
+		return nil
+	case err := <-ended:
+		return err
+	case err := <-failed:
+		return fmt.Errorf("the embedded etcd has failed: %w", err)
+	}
+}
+
+// openStore starts the embedded etcd or dials the cluster. failed is nil for a cluster.
+func openStore(ctx context.Context, cfg config.Config, log *slog.Logger) (client *clientv3.Client, failed <-chan error, closeStore func(), err error) {
+	report := func(err error) {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			log.Warn("closing the store", "error", err)
+		}
+	}
+	if len(cfg.Etcd) > 0 {
+		if client, err = store.Dial(cfg.Etcd); err != nil {
+			return nil, nil, nil, err
+		}
+		return client, nil, func() { report(client.Close()) }, nil
+	}
+	server, err := etcd.Start(ctx, etcd.Options{
+		Dir: cfg.DataDir, Listen: cfg.EtcdListen, Tick: time.Duration(cfg.EtcdTick), Election: time.Duration(cfg.EtcdElection),
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	log.Info("embedded etcd", "data", cfg.DataDir, "endpoints", server.Endpoints())
+	return server.Client(), server.Failed(), func() { report(server.Close()) }, nil
+}
+
+// listen opens "host:port" or "unix:/path". A socket left behind by a controller that was killed is replaced.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	path, unix := strings.CutPrefix(address, "unix:")
+	if !unix {
+		l, err := lc.Listen(ctx, "tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+		return l, nil
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// removeStale removes a socket that nobody answers on.
+func removeStale(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("listen on %s: there is a file that is no socket", path)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		return errors.Join(fmt.Errorf("listen on %s: somebody else does already", path), conn.Close())
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weft-sdn/weft/cmd/weft/cli/client"
+	"github.com/weft-sdn/weft/cmd/weft/cli/fleet"
+	"github.com/weft-sdn/weft/cmd/weft/cli/render"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+const applyLong = `Make what is stored as a file says: create what is missing, change what differs, leave alone what the file does not
+name. A field that the file leaves out is left as it is; a list that is given is complete. A second apply of the same
+file changes nothing and says "no changes".
+
+The file is YAML with the keys project, segment_ranges, networks (with their subnets), ports, routers and floating_ips;
+objects refer to each other by name. deploy/examples/fleet.yaml shows all of it. Unknown keys are refused, and so is a
+change of what can't be changed, before anything is done. An apply that a controller refuses half-way stops there; apply
+the file again once the cause is removed.`
+
+func (a *app) applyCmd() *cobra.Command {
+	file, dryRun := "", false
+	cmd := &cobra.Command{
+		Use: "apply -f FILE", Short: "Make what is stored as a file says", Long: applyLong,
+		Example: "  weft apply -f fleet.yaml --dry-run\n  weft apply -f - < fleet.yaml",
+		Args:    args(cobra.NoArgs), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: a.run(func(c call, _ []string) error {
+			if file == "" {
+				return usagef("-f is needed: the file, or - for standard input")
+			}
+			want, err := c.readFleet(file)
+			if err != nil {
+				return usageError{fmt.Errorf("%s: %w", file, err)}
+			}
+			return c.apply(want, dryRun)
+		}),
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "the `file`; -: standard input")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, do nothing")
+	a.wait.bind(cmd)
+	return cmd
+}
+
+// maxFile bounds a fleet file.
+const maxFile = 64 << 20
+
+func (c call) readFleet(file string) (fleet.File, error) {
+	in := c.env.Stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return fleet.File{}, err
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err != nil {
+		return fleet.File{}, err
+	}
+	if len(text) > maxFile {
+		return fleet.File{}, fmt.Errorf("is larger than %d bytes", maxFile)
+	}
+	want, err := fleet.Parse(text)
+	if want.Project == "" {
+		want.Project = c.project
+	}
+	return want, err
+}
+
+func (c call) apply(want fleet.File, dryRun bool) error {
+	current, err := c.current(want.Project)
+	if err != nil {
+		return err
+	}
+	actions, err := fleet.Plan(current, want)
+	if err != nil {
+		return fmt.Errorf("nothing was changed:\n%w", err)
+	}
+	log := &applyLog{call: c, dryRun: dryRun}
+	if dryRun {
+		for _, act := range actions {
+			if err := log.add(act); err != nil {
+				return err
+			}
+		}
+		return log.end(actions)
+	}
+	changed, err := c.execute(actions, log)
+	if err != nil {
+		return err
+	}
+	if err := log.end(actions); err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range changed {
+		_, err := c.settled(m)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// current reads what a plan for the project needs.
+func (c call) current(project string) (fleet.Current, error) {
+	var cur fleet.Current
+	all, own := client.Query{}, client.Query{Project: project}
+	err := errors.Join(
+		fetch(c, client.SegmentRange, all, &cur.SegmentRanges),
+		fetch(c, client.Network, all, &cur.Networks),
+		fetch(c, client.Subnet, all, &cur.Subnets),
+		fetch(c, client.Port, own, &cur.Ports),
+		fetch(c, client.Router, own, &cur.Routers),
+		fetch(c, client.FloatingIP, own, &cur.FloatingIPs),
+	)
+	return cur, err
+}
+
+func fetch[M proto.Message](c call, k client.Kind, q client.Query, to *[]M) error {
+	if c.Err() != nil {
+		return c.Err()
+	}
+	objs, err := c.conn.List(c, k, q)
+	if err != nil {
+		return fmt.Errorf("reading the %ss: %w", k.Noun(), err)
+	}
+	for _, m := range objs {
+		typed, ok := m.(M)
+		if !ok {
+			return fmt.Errorf("reading the %ss: the controller sent a %T", k.Noun(), m)
+		}
+		*to = append(*to, typed)
+	}
+	return nil
+}
+
+// execute takes the steps one by one until one fails, and returns the objects changed as they were stored last.
+func (c call) execute(actions []fleet.Action, log *applyLog) ([]proto.Message, error) {
+	ids := map[string]string{}
+	var order []string
+	last := map[string]proto.Message{}
+	for _, act := range actions {
+		if act.Request != nil {
+			req, err := fleet.Fill(act.Request, ids)
+			if err != nil {
+				return nil, fmt.Errorf("%s %s: %w", act.Noun, act.Name, err)
+			}
+			m, err := c.conn.Do(c, req)
+			if err != nil {
+				return nil, fmt.Errorf("%s %s: %w", act.Noun, act.Name, err)
+			}
+			id := client.Field(m, "id")
+			ids[act.Placeholder] = id
+			if last[id] == nil {
+				order = append(order, id)
+			}
+			last[id] = m
+		}
+		if err := log.add(act); err != nil {
+			return nil, err
+		}
+	}
+	var changed []proto.Message
+	for _, id := range order {
+		if _, ok := last[id].(*weftv1.SegmentRange); !ok { // no node has anything to do for it
+			changed = append(changed, last[id])
+		}
+	}
+	return changed, nil
+}
+
+// applyLog prints what is done: line by line for people, all at the end for programs.
+type applyLog struct {
+	call
+	dryRun bool
+	lines  []actionLine
+}
+
+// actionLine is an action for programs.
+type actionLine struct {
+	Action string `json:"action"`
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func (l *applyLog) add(act fleet.Action) error {
+	if l.format == render.JSON || l.format == render.YAML {
+		verb := map[fleet.Verb]string{fleet.Unchanged: "unchanged", fleet.Create: "create", fleet.Update: "update"}[act.Verb]
+		l.lines = append(l.lines, actionLine{verb, act.Noun, act.Name, act.Detail})
+		return nil
+	}
+	if l.dryRun {
+		return l.printLine(act.Intent())
+	}
+	return l.printLine(act.String())
+}
+
+func (l *applyLog) end(actions []fleet.Action) error {
+	if l.format != render.JSON && l.format != render.YAML {
+		summary := fleet.Summary(actions)
+		if l.dryRun && len(fleet.Changes(actions)) > 0 {
+			summary = "nothing was done: this was a dry run"
+		}
+		return l.printLine(summary)
+	}
+	raw, err := json.Marshal(map[string]any{"actions": l.lines, "changed": len(fleet.Changes(actions)), "dry_run": l.dryRun})
+	if err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	return l.printer().Raw(raw)
+}

@@ -1,0 +1,209 @@
+// Package client speaks to the controllers on behalf of the command line: it goes on with the next endpoint when one is
+// down, gives every mutation a request id so that repeating it is safe, and offers the standard methods of every kind of
+// object in one shape. It prints nothing and takes no decisions about what is to be changed.
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// serviceConfig spreads calls over the endpoints that answer and repeats a call that found none, or whose controller
+// could not reach the store, on another one (gRPC proposal A6). Repeating is safe: mutations carry a request id.
+const serviceConfig = `{
+  "loadBalancingConfig": [{"round_robin": {}}],
+  "methodConfig": [{"name": [{}], "retryPolicy": {
+    "maxAttempts": 5, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"]}}]
+}`
+
+// maxMessage bounds an answer: a page of 10,000 ports with their status is a few megabytes.
+const maxMessage = 64 << 20
+
+// Options say where the controllers are.
+type Options struct {
+	// Servers are endpoints, each "host:port" or "unix:/path"; at least one.
+	Servers []string
+	// Timeout bounds each call but Watch; 0: none.
+	Timeout time.Duration
+}
+
+// Client is a connection to the controllers. It may be used concurrently.
+type Client struct {
+	conn    *grpc.ClientConn
+	servers []string
+	timeout time.Duration
+	methods map[protoreflect.FullName]method
+}
+
+type method struct {
+	path   string
+	output protoreflect.FullName
+}
+
+// New prepares a client; it connects with the first call. Close it after use.
+func New(o Options) (*Client, error) {
+	var addrs []resolver.Address
+	for _, s := range o.Servers {
+		if err := checkEndpoint(s); err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, resolver.Address{Addr: s})
+	}
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("no server given: name at least one host:port or unix:/path")
+	}
+	r := manual.NewBuilderWithScheme("weft")
+	r.InitialState(resolver.State{Addresses: addrs})
+	conn, err := grpc.NewClient("weft:///controller",
+		grpc.WithResolvers(r),
+		grpc.WithContextDialer(dial),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the connection to %s: %w", strings.Join(o.Servers, ", "), err)
+	}
+	return &Client{conn: conn, servers: o.Servers, timeout: o.Timeout, methods: methods()}, nil
+}
+
+// Close ends the connection and every call on it.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// checkEndpoint refuses what can't be an endpoint, before gRPC reports it as unreachable.
+func checkEndpoint(s string) error {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if path == "" {
+			return fmt.Errorf("server %q: the path is missing, as in unix:/run/weft/controller.sock", s)
+		}
+		return nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if _, notPort := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notPort != nil {
+		return fmt.Errorf("server %q is neither host:port nor unix:/path", s)
+	}
+	return nil
+}
+
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return d.DialContext(ctx, "unix", path)
+	}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// methods indexes the API's unary methods by the request message, which no two methods share.
+func methods() map[protoreflect.FullName]method {
+	out := map[protoreflect.FullName]method{}
+	protoregistry.GlobalFiles.RangeFilesByPackage(weftv1.File_weft_v1_watch_proto.Package(), func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			for j := range s.Methods().Len() {
+				m := s.Methods().Get(j)
+				if !m.IsStreamingServer() {
+					out[m.Input().FullName()] = method{fmt.Sprintf("/%s/%s", s.FullName(), m.Name()), m.Output().FullName()}
+				}
+			}
+		}
+		return true
+	})
+	return out
+}
+
+// Do makes the call that takes this request and returns its answer. It gives a mutation without a request id one; the
+// request is changed in no other way. Errors are of type *Error.
+func (c *Client) Do(ctx context.Context, req proto.Message) (proto.Message, error) {
+	name := req.ProtoReflect().Descriptor().FullName()
+	m, ok := c.methods[name]
+	if !ok {
+		return nil, fmt.Errorf("%s is no request of the API", name)
+	}
+	resp, err := newMessage(m.output)
+	if err != nil {
+		return nil, err
+	}
+	setRequestID(req.ProtoReflect())
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	if err := c.conn.Invoke(ctx, m.path, req, resp); err != nil {
+		return nil, c.fail(err)
+	}
+	return resp, nil
+}
+
+func setRequestID(m protoreflect.Message) {
+	f := m.Descriptor().Fields().ByName("request_id")
+	if f != nil && m.Get(f).String() == "" {
+		m.Set(f, protoreflect.ValueOfString(uuid.NewString()))
+	}
+}
+
+func newMessage(name protoreflect.FullName) (proto.Message, error) {
+	t, err := protoregistry.GlobalTypes.FindMessageByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("message %s: %w", name, err)
+	}
+	return t.New().Interface(), nil
+}
+
+// maxQuiet is how often in a row a Watch may break before it gives anything until it is given up.
+const maxQuiet = 3
+
+// Watch streams changes to do until the context ends (nil), do returns an error (that error) or the server refuses. A
+// controller that goes away is followed by the next one, from the last revision seen.
+func (c *Client) Watch(ctx context.Context, req *weftv1.WatchRequest, do func(*weftv1.WatchEvent) error) error {
+	req = proto.CloneOf(req)
+	for quiet := 0; ; quiet++ {
+		before := req.GetRevision()
+		err := c.watchOnce(ctx, req, do)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if req.GetRevision() != before {
+			quiet = 0
+		}
+		if !c.fail(err).Unreachable() || req.GetRevision() == 0 || quiet >= maxQuiet {
+			return err
+		}
+	}
+}
+
+// watchOnce follows one stream and advances the request's revision; its errors are of type *Error or do's.
+func (c *Client) watchOnce(ctx context.Context, req *weftv1.WatchRequest, do func(*weftv1.WatchEvent) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := weftv1.NewWatchServiceClient(c.conn).Watch(ctx, req)
+	if err != nil {
+		return c.fail(err)
+	}
+	for {
+		e, err := stream.Recv()
+		if err != nil {
+			return c.fail(err)
+		}
+		if err := do(e); err != nil {
+			return err
+		}
+		req.Revision = max(req.Revision, e.GetRevision())
+	}
+}

@@ -1,0 +1,307 @@
+package fleet
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+func mustParse(t testing.TB, text string) File {
+	t.Helper()
+	f, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Project == "" {
+		f.Project = "default"
+	}
+	return f
+}
+
+// texts are the plan's lines without what is unchanged.
+func planned(actions []Action) []string {
+	var out []string
+	for _, a := range Changes(actions) {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func TestExampleIsPlannedInOrderAndSettles(t *testing.T) {
+	text, err := os.ReadFile("../../../../deploy/examples/fleet.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := mustParse(t, string(text))
+	actions, err := Plan(Current{}, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"created segment range tenant-vlans",
+		"created network ext1", "created network web", "created network db",
+		"created subnet ext1/ext1-v4", "created subnet web/web-v4", "created subnet db/db-v4",
+		"created port web1", "created port web2", "created port db1",
+		"created router edge",
+		"updated router edge: gateway on ext1",
+		"updated router edge: interface in web-v4 added", "updated router edge: interface in db-v4 added",
+		"updated router edge: route 192.168.0.0/16 via 10.10.20.5 added",
+		"created floating IP www",
+	}
+	if diff := cmp.Diff(want, planned(actions)); diff != "" {
+		t.Fatalf("plan (-want +got):\n%s", diff)
+	}
+	again, err := Plan(take(t, Current{}, actions), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := Summary(again); got != "no changes" {
+		t.Errorf("second plan: %s\n%s", got, strings.Join(planned(again), "\n"))
+	}
+	if got := Summary(actions); got != "12 created, 0 updated, 0 unchanged" {
+		t.Errorf("summary of the first plan: %s", got)
+	}
+}
+
+func TestChangesOfAFile(t *testing.T) {
+	const nets = `
+networks:
+- {name: ext, external: true, subnets: [{name: e, cidr: 203.0.113.0/24}]}
+- {name: ext2, external: true}
+- {name: net, mtu: 1400, subnets: [{name: a, cidr: 10.0.0.0/24, dns_nameservers: [192.0.2.1, 192.0.2.2], host_routes: [{destination: 10.8.0.0/16, nexthop: 10.0.0.9}]}, {name: b, cidr: 10.0.1.0/24}]}
+`
+	for _, tc := range []struct {
+		name, before, after string
+		want                []string
+	}{
+		{"a changed field", nets, strings.Replace(nets, "1400", "1300", 1), []string{"updated network net: mtu"}},
+		{"an address written otherwise is the same", `ports: [{name: p, network: x, mac_address: "FA-16-3E-00-00-01", fixed_ips: ["10.0.0.5"]}]
+networks: [{name: x}]`, `ports: [{name: p, network: x, mac_address: "fa:16:3e:00:00:01"}]
+networks: [{name: x}]`, nil},
+		{"name servers have an order", nets, strings.Replace(nets, "192.0.2.1, 192.0.2.2", "192.0.2.2, 192.0.2.1", 1), []string{"updated subnet net/a: dns_nameservers"}},
+		{"an empty list clears", nets, strings.Replace(nets, "[192.0.2.1, 192.0.2.2]", "[]", 1), []string{"updated subnet net/a: dns_nameservers"}},
+		{"a list left out stays", nets, strings.Replace(nets, "dns_nameservers: [192.0.2.1, 192.0.2.2],", "", 1), nil},
+		{"default true given", nets, strings.Replace(nets, "name: b,", "name: b, enable_dhcp: true,", 1), nil},
+		{"default true negated", nets, strings.Replace(nets, "name: b,", "name: b, enable_dhcp: false,", 1), []string{"updated subnet net/b: enable_dhcp"}},
+		{
+			"a subnet moves to another router", nets + "routers: [{name: r1, interfaces: [a]}, {name: r2, interfaces: [b]}]",
+			nets + "routers: [{name: r1, interfaces: [b]}, {name: r2, interfaces: [a]}]",
+			[]string{
+				"updated router r1: interface of subnet-net/a-5 removed", "updated router r2: interface of subnet-net/b-6 removed",
+				"updated router r1: interface in b added", "updated router r2: interface in a added",
+			},
+		},
+		{
+			"interfaces and gateway left out stay", nets + "routers: [{name: r1, interfaces: [a], gateway: ext}]",
+			nets + "routers: [{name: r1}]", nil,
+		},
+		{
+			"a gateway moves", nets + "routers: [{name: r1, gateway: ext}]", nets + "routers: [{name: r1, gateway: {network: ext2}}]",
+			[]string{"updated router r1: gateway on ext2"},
+		},
+		{
+			"a gateway goes", nets + "routers: [{name: r1, gateway: ext}]", nets + "routers: [{name: r1, gateway: none}]",
+			[]string{"updated router r1: gateway cleared"},
+		},
+		{
+			"snat is switched off, addresses stay", nets + "routers: [{name: r1, gateway: ext}]",
+			nets + "routers: [{name: r1, gateway: {network: ext, enable_snat: false}}]",
+			[]string{"updated router r1: gateway on ext"},
+		},
+		{
+			"routes are replaced", nets + "routers: [{name: r1, routes: [{destination: 10.9.0.0/16, nexthop: 10.0.0.4}]}]",
+			nets + "routers: [{name: r1, routes: [{destination: 10.9.0.0/16, nexthop: 10.0.0.5}]}]",
+			[]string{"updated router r1: route 10.9.0.0/16 via 10.0.0.4 removed", "updated router r1: route 10.9.0.0/16 via 10.0.0.5 added"},
+		},
+		{
+			"floating IPs swap their ports",
+			nets + "ports: [{name: p1, network: net}, {name: p2, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p1}, {name: f2, network: ext, port: p2}]",
+			nets + "ports: [{name: p1, network: net}, {name: p2, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p2}, {name: f2, network: ext, port: p1}]",
+			[]string{
+				"updated floating IP f1: disassociated", "updated floating IP f2: disassociated",
+				"updated floating IP f1: port_id", "updated floating IP f2: port_id",
+			},
+		},
+		{
+			"a floating IP moves in one step",
+			nets + "ports: [{name: p1, network: net}, {name: p2, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p1}]",
+			nets + "ports: [{name: p1, network: net}, {name: p2, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p2}]",
+			[]string{"updated floating IP f1: port_id"},
+		},
+		{
+			"a floating IP is let go", nets + "ports: [{name: p1, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p1}]",
+			nets + "floating_ips: [{name: f1, network: ext, port: none}]", []string{"updated floating IP f1: disassociated"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			first, err := Plan(Current{}, mustParse(t, tc.before))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cur := take(t, Current{}, first)
+			second, err := Plan(cur, mustParse(t, tc.after))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, planned(second)); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+			third, err := Plan(take(t, cur, second), mustParse(t, tc.after))
+			if err != nil || len(Changes(third)) > 0 {
+				t.Errorf("third plan: %v, %v", planned(third), err)
+			}
+		})
+	}
+}
+
+func TestPlanRefuses(t *testing.T) {
+	cur := Current{
+		Networks: []*weftv1.Network{
+			{Id: "1", Name: "net", Project: "default", Type: weftv1.NetworkType_NETWORK_TYPE_VXLAN},
+			{Id: "2", Name: "twice", Project: "default"},
+			{Id: "3", Name: "twice", Project: "default"},
+			{Id: "4", Name: "foreign", Project: "other"},
+			{Id: "5", Name: "public", Project: "other", External: true},
+		},
+		Subnets: []*weftv1.Subnet{
+			{Id: "10", Name: "s", Project: "default", NetworkId: "1", Cidr: "10.0.0.0/24"},
+			{Id: "11", Name: "s", Project: "default", NetworkId: "2", Cidr: "10.0.0.0/24"},
+		},
+	}
+	for _, tc := range []struct{ name, file, want string }{
+		{"an immutable field", "networks: [{name: net, type: gre}]", `networks[0] (net): type: is vxlan and can't be changed to gre`},
+		{"an immutable field of a subnet", "networks: [{name: net, subnets: [{name: s, cidr: 10.1.0.0/24}]}]", `cidr: is 10.0.0.0/24 and can't be changed to 10.1.0.0/24`},
+		{"a type that does not exist", "networks: [{name: m, type: ipip}]", `type: "ipip" is not one of`},
+		{"an ambiguous name", "networks: [{name: twice}]", `2 stored networks are called "twice": 2, 3`},
+		{"an ambiguous reference", "ports: [{name: p, network: twice}]", `ports[0] (p): 2 stored networks are called "twice": 2, 3`},
+		{"an ambiguous subnet", "routers: [{name: r, interfaces: [s]}]", `2 subnets are called "s"; write NETWORK/s`},
+		{"a network of another project", "ports: [{name: p, network: foreign}]", `no network is called "foreign"`},
+		{"a reference to nothing", "floating_ips: [{name: f, network: public, port: nix}]", `no port is called "nix"`},
+		{"two of one name", "routers: [{name: r}, {name: r}]", `routers[1] (r): the file holds two routers of this name`},
+		{"a missing name", "ports: [{network: net}]", `ports[0] (): name: is missing`},
+		{"an interface without subnet and port", "routers: [{name: r, interfaces: [{}]}]", `each needs either a subnet or a port`},
+		{"an interface twice", "routers: [{name: r, interfaces: [net/s, net/s]}]", `net/s stands there twice`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			actions, err := Plan(cur, mustParse(t, tc.file))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+			if actions != nil {
+				t.Errorf("a refused plan has steps: %v", planned(actions))
+			}
+		})
+	}
+	if _, err := Plan(cur, mustParse(t, "floating_ips: [{name: f, network: public}]\nrouters: [{name: r, gateway: public, interfaces: [net/s]}]")); err != nil {
+		t.Errorf("an external network of another project may be used: %v", err)
+	}
+}
+
+// drawFile draws a file whose objects have few names, so that files overlap; what is immutable follows from the name.
+func drawFile(t *rapid.T) File {
+	pick := func(label string, from ...string) string { return rapid.SampledFrom(from).Draw(t, label) }
+	some := func(label string) bool { return rapid.Bool().Draw(t, label) }
+	f := File{Project: "default", Networks: []Network{{Name: "ext", External: proto.Bool(true)}}}
+	for _, n := range []string{"n1", "n2"} {
+		net := Network{Name: n}
+		if some(n + " mtu") {
+			net.MTU = proto.Int32(rapid.Int32Range(1300, 1302).Draw(t, "mtu"))
+		}
+		for i, s := range []string{"a", "b"} {
+			sub := Subnet{Name: n + s, CIDR: fmt.Sprintf("10.%s.%d.0/24", n[1:], i)}
+			if some("dns of " + sub.Name) {
+				sub.DNSNameservers = rapid.SliceOfN(rapid.SampledFrom([]string{"192.0.2.1", "192.0.2.2"}), 0, 2).Draw(t, "dns")
+			}
+			if some("pool of " + sub.Name) {
+				sub.AllocationPools = []Pool{{"10.0.0.2", pick("end", "10.0.0.3", "10.0.0.4")}}
+			}
+			net.Subnets = append(net.Subnets, sub)
+		}
+		f.Networks = append(f.Networks, net)
+	}
+	for _, name := range []string{"p1", "p2", "p3"} {
+		p := Port{Name: name, Network: "n1"}
+		if some("addresses of " + name) {
+			p.FixedIPs = []FixedIP{{Subnet: pick("subnet", "n1a", "n1/n1b")}, {IPAddress: pick("ip", "10.1.0.7", "10.1.0.8")}}
+		}
+		if some("options of " + name) {
+			p.ExtraDHCPOpts = map[string]string{"ntp-server": pick("ntp", "192.0.2.1", "192.0.2.2")}
+		}
+		f.Ports = append(f.Ports, p)
+	}
+	homes := map[string][]Interface{"r1": {}, "r2": {}}
+	for _, s := range []string{"n1a", "n1b", "n2a", "n2b"} {
+		if r := pick("router of "+s, "r1", "r2", "none"); r != "none" {
+			homes[r] = append(homes[r], Interface{Subnet: s})
+		}
+	}
+	for name, in := range homes {
+		r := Router{Name: name, Interfaces: in}
+		if some("gateway of " + name) {
+			r.Gateway = &Gateway{Network: pick("gateway", "ext", "none")}
+		}
+		if some("routes of " + name) {
+			r.Routes = []Route{{pick("destination", "10.8.0.0/16", "10.9.0.0/16"), "10.1.0.9"}}
+		}
+		f.Routers = append(f.Routers, r)
+	}
+	ports := rapid.Permutation([]string{"p1", "p2", "p3", "none", "none"}).Draw(t, "ports of floating IPs")
+	for i, name := range []string{"f1", "f2", "f3"} {
+		f.FloatingIPs = append(f.FloatingIPs, FloatingIP{Name: name, Network: "ext", Port: &ports[i]})
+	}
+	return f
+}
+
+func TestAnyFileAppliedAfterAnyOtherSettles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var cur Current
+		for range 3 {
+			f := drawFile(t)
+			actions, err := Plan(cur, f)
+			if err != nil {
+				t.Fatalf("plan: %v", err)
+			}
+			cur = take(t, cur, actions)
+			again, err := Plan(cur, f)
+			if err != nil {
+				t.Fatalf("second plan: %v", err)
+			}
+			if len(Changes(again)) > 0 || Summary(again) != "no changes" {
+				t.Fatalf("a second apply would change something:\n%s", strings.Join(planned(again), "\n"))
+			}
+		}
+	})
+}
+
+func TestPlanDoesNotChangeItsArguments(t *testing.T) {
+	cur := Current{Networks: []*weftv1.Network{{Id: "1", Name: "net", Project: "default", Mtu: 1400}}}
+	before := proto.CloneOf(cur.Networks[0])
+	if _, err := Plan(cur, mustParse(t, "networks: [{name: net, mtu: 1300}]")); err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(before, cur.Networks[0]) {
+		t.Errorf("the stored network was changed: %v", cur.Networks[0])
+	}
+}
+
+func TestFillNeedsEveryID(t *testing.T) {
+	req := &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: placeholder("network", "net"), FixedIps: []*weftv1.FixedIp{{SubnetId: placeholder("subnet", "net/s")}}}}
+	if _, err := Fill(req, map[string]string{placeholder("network", "net"): "1"}); err == nil || !strings.Contains(err.Error(), "subnet net/s") {
+		t.Errorf("a missing id: %v", err)
+	}
+	got, err := Fill(req, map[string]string{placeholder("network", "net"): "1", placeholder("subnet", "net/s"): "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: "1", FixedIps: []*weftv1.FixedIp{{SubnetId: "2"}}}}
+	if !proto.Equal(got, want) {
+		t.Errorf("filled: %v", got)
+	}
+}

@@ -1,0 +1,229 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+
+	"github.com/weft-sdn/weft/cmd/weft/cli"
+	"github.com/weft-sdn/weft/controller/api"
+	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/store/storetest"
+	"github.com/weft-sdn/weft/proto/txn"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"weft": func() {
+		os.Exit(cli.Main(context.Background(), cli.Env{
+			Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: "test",
+		}))
+	}})
+}
+
+// TestScripts runs each script with a controller and an etcd of its own.
+func TestScripts(t *testing.T) {
+	update := flag.Lookup("update")
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scripts: %v, %v", files, err)
+	}
+	example, err := filepath.Abs("../../../deploy/examples/fleet.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txtar"), func(t *testing.T) {
+			c := startController(t)
+			testscript.Run(t, testscript.Params{
+				Files: []string{f}, UpdateScripts: update != nil && update.Value.String() == "true", RequireExplicitExec: true,
+				Setup: func(e *testscript.Env) error {
+					e.Setenv("WEFT_SERVER", c.endpoint)
+					e.Setenv("EXAMPLE", example)
+					return nil
+				},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar,
+				},
+			})
+		})
+	}
+}
+
+// controller is the real API on a real etcd.
+type controller struct {
+	store    *store.Store
+	endpoint string
+}
+
+func startController(t *testing.T) controller {
+	t.Helper()
+	s := storetest.Start(t).Store()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	nodes := fleet.New(s, log)
+	t.Cleanup(nodes.Close)
+	if err := nodes.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	api.New(api.Options{Store: s, Fleet: nodes, Log: log, UnderlayMTU: 1500}).Register(server)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Errorf("the API's server: %v", err)
+		}
+	})
+	return controller{store: s, endpoint: "unix:" + socket}
+}
+
+func (c controller) commit(ts *testscript.TestScript, build func(*txn.Txn)) {
+	var t txn.Txn
+	build(&t)
+	_, err := c.store.Commit(context.Background(), &t, 0)
+	ts.Check(err)
+}
+
+// nodeCmd is `node NAME ROLE[,ROLE] [PHYSNET:BRIDGE…]`: it writes what an agent that starts writes.
+func (c controller) nodeCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: node NAME ROLE[,ROLE] [PHYSNET:BRIDGE...]")
+	}
+	agent := &storev1.Agent{TunnelIp: "192.0.2.1", DatapathType: "system", Version: "test", BridgeMappings: map[string]string{}}
+	for r := range strings.SplitSeq(args[1], ",") {
+		agent.Roles = append(agent.Roles, weftv1.Role(weftv1.Role_value["ROLE_"+strings.ToUpper(r)]))
+	}
+	for _, m := range args[2:] {
+		physnet, bridge, _ := strings.Cut(m, ":")
+		agent.BridgeMappings[physnet] = bridge
+	}
+	c.commit(ts, func(t *txn.Txn) {
+		t.Put(keys.Agent(args[0]), agent)
+		t.Put(keys.Live(args[0]), &storev1.Agent{})
+	})
+}
+
+// reportCmd is `report NODE KIND ID STATE [MESSAGE]`: it writes what an agent that has programmed all revisions of an
+// object so far reports.
+func (c controller) reportCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 4 {
+		ts.Fatalf("usage: report NODE KIND ID STATE [MESSAGE]")
+	}
+	r := &storev1.Report{Revision: 1 << 50, State: weftv1.State(weftv1.State_value["STATE_"+args[3]]), Message: strings.Join(args[4:], " ")}
+	c.commit(ts, func(t *txn.Txn) { t.Put(keys.Status(args[0], args[1], args[2]), r) })
+}
+
+// jsonVar is `jsonvar VAR PATH`: it sets a variable to a value in the JSON printed last, e.g. 0.fixed_ips.0.ip_address.
+func jsonVar(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: jsonvar VAR PATH")
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	for step := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[step]
+		case []any:
+			var i int
+			if _, err := fmt.Sscan(step, &i); err != nil || i >= len(at) {
+				ts.Fatalf("no element %s", step)
+			}
+			v = at[i]
+		}
+	}
+	if v == nil {
+		ts.Fatalf("nothing at %s", args[1])
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// run runs one command line without a controller.
+func run(env map[string]string, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = cli.Main(context.Background(), cli.Env{
+		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return env[k] },
+	})
+	return code, out.String(), errs.String()
+}
+
+func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
+	for _, tc := range []struct{ line, want string }{
+		{"nix", `weft has no command "nix"`},
+		{"network lst", "did you mean list?"},
+		{"router gateway", ""},
+		{"network create", "accepts 1 arg"},
+		{"network create a --mtu big", `--mtu: "big" is not a number`},
+		{"network create a --nix", "unknown flag: --nix"},
+		{"network create a --type ipip", `--type: "ipip" is not one of vlan, vxlan, gre, flat`},
+		{"network create a --external=maybe", `neither true nor false`},
+		{"network list -o xml", `output format "xml" is not one of table, wide, json, yaml`},
+		{"network list --limit -1", "must not be negative"},
+		{"network list --server nowhere", "neither host:port nor unix:/path"},
+		{"network list --timeout 0s", "must be more than nothing"},
+		{"subnet create s --cidr 10.0.0.0/24", "--network is needed"},
+		{"subnet create s --network 6a1b6d3e-0000-4000-8000-000000000000 --cidr 10.0.0.0/24 --pool 10.0.0.1", `--pool: "10.0.0.1" is not of the form A-B`},
+		{"subnet create s --network 6a1b6d3e-0000-4000-8000-000000000000 --cidr 10.0.0.0/24 --route 10.0.0.1", `--route: "10.0.0.1" is not of the form CIDR=A`},
+		{"network update 6a1b6d3e-0000-4000-8000-000000000000", "nothing to change"},
+		{"network update 6a1b6d3e-0000-4000-8000-000000000000 --up --down", "--up contradicts another flag"},
+		{"router interface add r", "give either a subnet or --port"},
+		{"router interface add r s --port p", "give either a subnet or --port"},
+		{"segment range add --type vlan --range 5", `"5" is not of the form MIN-MAX`},
+		{"segment range add --type vlan --range a-b", `"a" is not a number`},
+		{"node label n x", `"x" is neither KEY=VALUE nor KEY-`},
+		{"watch cats", `"cats" is not one of floatingip, network`},
+		{"apply", "-f is needed"},
+		{"apply -f /does/not/exist", "no such file"},
+	} {
+		code, _, stderr := run(nil, strings.Fields(tc.line)...)
+		if tc.want == "" {
+			if code != cli.ExitOK {
+				t.Errorf("%s: exit code %d: %s", tc.line, code, stderr)
+			}
+			continue
+		}
+		if code != cli.ExitUsage || !strings.Contains(stderr, tc.want) {
+			t.Errorf("%s: exit code %d, stderr %q; want %d, %q", tc.line, code, stderr, cli.ExitUsage, tc.want)
+		}
+	}
+}
+
+func TestNoControllerIsExitCode3(t *testing.T) {
+	env := map[string]string{"WEFT_SERVER": "unix:" + filepath.Join(t.TempDir(), "none")}
+	for _, line := range []string{"network list", "port show 6a1b6d3e-0000-4000-8000-000000000000", "network delete n"} {
+		if code, _, stderr := run(env, strings.Fields(line)...); code != cli.ExitUnreachable || !strings.Contains(stderr, env["WEFT_SERVER"]) {
+			t.Errorf("%s: exit code %d: %s", line, code, stderr)
+		}
+	}
+}
+
+func TestReferenceIsCurrent(t *testing.T) {
+	have, err := os.ReadFile("../../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(have), string(cli.Docs())); diff != "" {
+		t.Errorf("run `go generate ./cmd/weft/cli`; docs/cli.md (-have +want):\n%s", diff)
+	}
+}

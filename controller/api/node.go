@@ -1,0 +1,198 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/controller/query"
+	"github.com/weft-sdn/weft/controller/record"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+type nodeService struct {
+	weftv1.UnimplementedNodeServiceServer
+	*Server
+}
+
+func (s *nodeService) GetNode(_ context.Context, req *weftv1.GetNodeRequest) (*weftv1.Node, error) {
+	n := s.opts.Fleet.Node(req.GetId())
+	if n == nil {
+		return nil, fault.Status(fault.NotFound("node", req.GetId()))
+	}
+	return n, nil
+}
+
+// ListNodes answers from memory: unlike other lists, later pages show nodes as they are then.
+func (s *nodeService) ListNodes(ctx context.Context, req *weftv1.ListNodesRequest) (*weftv1.ListNodesResponse, error) {
+	d := (&weftv1.Node{}).ProtoReflect().Descriptor()
+	text := []string{"node", req.GetFilter(), req.GetOrderBy()}
+	filter, err1 := query.ParseFilter(d, req.GetFilter())
+	order, err2 := query.ParseOrder(d, req.GetOrderBy())
+	p, err3 := query.ParsePage(req.GetPageSize(), req.GetPageToken(), text...)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fault.Status(err)
+	}
+	v := record.NewView(s.opts.Store)
+	if _, _, err := v.One(ctx, keys.Schema); err != nil {
+		return nil, fault.Status(err)
+	}
+	all := slices.DeleteFunc(s.opts.Fleet.List(), func(n *weftv1.Node) bool { return !filter.Match(n.ProtoReflect()) })
+	slices.SortStableFunc(all, func(a, b *weftv1.Node) int { return order.Compare(a.ProtoReflect(), b.ProtoReflect()) })
+	out := &weftv1.ListNodesResponse{Revision: v.Revision()}
+	rest := 0
+	if out.Nodes, rest = cut(all, p); rest > 0 {
+		out.NextPageToken = query.Token(v.Revision(), p.Offset+len(out.GetNodes()), text...)
+	}
+	return out, nil
+}
+
+// Limits on labels.
+const (
+	maxLabels    = 64
+	maxLabelText = 255
+)
+
+func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequest) (*weftv1.Node, error) {
+	name := req.GetNode().GetId()
+	c, err := newCall("Update node", req.GetRequestId(), req)
+	if err != nil {
+		return nil, fault.Status(err)
+	}
+	for _, p := range req.GetUpdateMask().GetPaths() {
+		if p != "labels" && p != "*" {
+			return nil, fault.Status(model.Invalid("update_mask", "%s of a node can't be changed", p))
+		}
+	}
+	if err := checkLabels(req.GetNode().GetLabels()); err != nil {
+		return nil, fault.Status(err)
+	}
+	settings := &storev1.NodeSettings{Labels: req.GetNode().GetLabels()}
+	revision, _, err := s.commit(ctx, c, &storev1.NodeSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+		if !model.ValidNodeName(name) {
+			return nil, fault.NotFound("node", name)
+		}
+		agent, found, err := e.One(ctx, keys.Agent(name))
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, fault.NotFound("node", name)
+		}
+		e.txn.Unchanged(agent.Key, agent.Revision)
+		e.txn.Put(keys.Node(name), settings)
+		return settings, nil
+	}, func(proto.Message) {})
+	if err != nil {
+		return nil, fault.Status(err)
+	}
+	if err := s.opts.Fleet.Await(ctx, keys.FamilyNode, revision); err != nil {
+		return nil, fault.Status(fmt.Errorf("%w: %w", store.ErrUnavailable, err))
+	}
+	return s.GetNode(ctx, &weftv1.GetNodeRequest{Id: name})
+}
+
+func checkLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return model.Invalid("labels", "has %d elements, the limit is %d", len(labels), maxLabels)
+	}
+	for k, v := range labels {
+		if k == "" || len(k) > maxLabelText || len(v) > maxLabelText || strings.ContainsAny(k+v, "\n\r\x00") {
+			return model.Invalid("labels", "%q: a label's key must be 1 to %d bytes, its value at most that, without line ends", k, maxLabelText)
+		}
+	}
+	return nil
+}
+
+func (s *nodeService) DeleteNode(ctx context.Context, req *weftv1.DeleteNodeRequest) (*emptypb.Empty, error) {
+	c, err := newCall("Delete node", req.GetRequestId(), req)
+	if err != nil {
+		return nil, fault.Status(err)
+	}
+	name := req.GetId()
+	_, _, err = s.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+		return &emptypb.Empty{}, s.forgetNode(ctx, e, name)
+	}, func(proto.Message) {})
+	if err != nil {
+		return nil, fault.Status(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// forgetNode refuses while anything is there, and sweeps what the agent left behind before the node itself.
+func (s *Server) forgetNode(ctx context.Context, e *edit, name string) error {
+	if !model.ValidNodeName(name) {
+		return fault.NotFound("node", name)
+	}
+	agent, found, err := e.One(ctx, keys.Agent(name))
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fault.NotFound("node", name)
+	}
+	if _, alive, err := e.One(ctx, keys.Live(name)); err != nil || alive {
+		return errors.Join(err, fault.Precondition("node %s is alive; stop its agent first", name))
+	}
+	held, err := e.Prefix(ctx, keys.Host(name))
+	if err != nil {
+		return err
+	}
+	var obstacles []string
+	for _, entry := range held {
+		if k, err := keys.Parse(entry.Key); err == nil {
+			obstacles = append(obstacles, s.heldName(ctx, e, k))
+		}
+	}
+	if err := fault.Obstacles("node "+name+" can't be deleted", obstacles); err != nil {
+		return err
+	}
+	e.txn.Unchanged(agent.Key, agent.Revision)
+	e.txn.Absent(keys.Live(name))
+	e.txn.NoneUnder(keys.Host(name))
+	e.txn.Delete(agent.Key)
+	e.txn.Delete(keys.Node(name))
+	return s.sweep(ctx, e, keys.Statuses(name), keys.Plugs(name))
+}
+
+func (s *Server) heldName(ctx context.Context, e *edit, k keys.Key) string {
+	switch k.Kind() {
+	case keys.KindRouter:
+		return labelled(ctx, e, s.routers.Kind, k.ID())
+	case keys.KindDHCP:
+		return "DHCP of " + labelled(ctx, e, s.networks.Kind, k.ID())
+	default:
+		return s.portName(ctx, e, k.ID())
+	}
+}
+
+// sweep deletes all keys below prefixes, many at a time.
+func (s *Server) sweep(ctx context.Context, e *edit, prefixes ...string) error {
+	for _, prefix := range prefixes {
+		entries, err := e.Prefix(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		for chunk := range slices.Chunk(entries, txn.MaxOps) {
+			t := &txn.Txn{}
+			for _, entry := range chunk {
+				t.Delete(entry.Key)
+			}
+			if _, err := s.opts.Store.Commit(ctx, t, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/controller/record"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/store"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+type watchService struct {
+	weftv1.UnimplementedWatchServiceServer
+	*Server
+}
+
+func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchService_WatchServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	w := &watcher{Server: s.Server, req: req, send: stream.Send}
+	return fault.Status(w.run(ctx))
+}
+
+// watcher is one Watch call. It belongs to one goroutine.
+type watcher struct {
+	*Server
+	req  *weftv1.WatchRequest
+	send func(*weftv1.WatchEvent) error
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	from, err := w.begin(ctx)
+	if err != nil {
+		return err
+	}
+	changes := w.opts.Store.Client().Watch(clientv3.WithRequireLeader(ctx), keys.Root,
+		clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithFragment())
+	for resp := range changes {
+		if err := resp.Err(); err != nil {
+			return watchError(err)
+		}
+		if err := w.forward(ctx, resp); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return store.ErrUnavailable
+}
+
+// begin finds the first revision to watch, and tells the caller of a watch from now on where it begins.
+func (w *watcher) begin(ctx context.Context) (int64, error) {
+	if w.req.GetRevision() < 0 {
+		return 0, model.Invalid("revision", "%d is negative", w.req.GetRevision())
+	}
+	v := record.NewView(w.opts.Store)
+	if _, _, err := v.One(ctx, keys.Schema); err != nil {
+		return 0, err
+	}
+	if w.req.GetRevision() > 0 {
+		return w.req.GetRevision() + 1, nil
+	}
+	return v.Revision() + 1, w.send(&weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_BOOKMARK, Revision: v.Revision()})
+}
+
+func watchError(err error) error {
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return fault.OutOfRange("the revision is no longer kept; list again and watch from there")
+	}
+	return errors.Join(store.ErrUnavailable, err)
+}
+
+// forward sends the events of one answer, then a bookmark.
+func (w *watcher) forward(ctx context.Context, resp clientv3.WatchResponse) error {
+	for _, ev := range resp.Events {
+		out, err := w.event(ctx, ev)
+		if err != nil {
+			return err
+		}
+		if out == nil {
+			continue
+		}
+		if err := w.send(out); err != nil {
+			return err
+		}
+	}
+	if resp.Header.Revision == 0 {
+		return nil
+	}
+	return w.send(&weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_BOOKMARK, Revision: resp.Header.Revision})
+}
+
+// event translates one event; nil when it is of no interest.
+func (w *watcher) event(ctx context.Context, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	k, err := keys.Parse(string(ev.Kv.Key))
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // a key of nobody's is no event
+	}
+	switch k.Family { //nolint:exhaustive // the others are of no interest
+	case keys.FamilyNetwork:
+		return changed(ctx, w, w.networks, ev)
+	case keys.FamilySubnet:
+		return changed(ctx, w, w.subnets, ev)
+	case keys.FamilyPort:
+		return changed(ctx, w, w.ports, ev)
+	case keys.FamilyRouter:
+		return changed(ctx, w, w.routers, ev)
+	case keys.FamilyFloatingIP:
+		return w.floatingEvent(ctx, k, ev)
+	case keys.FamilySegmentRange:
+		return changed(ctx, w, w.segRanges, ev)
+	case keys.FamilyStatus:
+		return w.statusEvent(ctx, k, ev)
+	case keys.FamilyAgent, keys.FamilyLive, keys.FamilyNode:
+		return w.nodeEvent(ctx, k, ev)
+	default:
+		return nil, nil //nolint:nilnil // no event
+	}
+}
+
+func (w *watcher) wants(kind weftv1.Kind, project *string) bool {
+	if len(w.req.GetKinds()) > 0 && !slices.Contains(w.req.GetKinds(), kind) {
+		return false
+	}
+	return w.req.GetProject() == "" || project == nil || *project == w.req.GetProject()
+}
+
+func isDelete(ev *clientv3.Event) bool { return ev.Type == mvccpb.DELETE }
+
+// changed is the event of an object that was written or deleted.
+func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	if !w.wants(r.Enum, nil) {
+		return nil, nil //nolint:nilnil // no event
+	}
+	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_PUT, Revision: ev.Kv.ModRevision}
+	kv := ev.Kv
+	if isDelete(ev) {
+		out.Type = weftv1.WatchEvent_TYPE_DELETE
+		if kv = ev.PrevKv; kv == nil {
+			m := r.New()
+			*r.Header(m).ID = idOf(string(ev.Kv.Key))
+			setObject(out, m)
+			return out, nil
+		}
+	}
+	stored, err := r.Decode(store.Entry{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision})
+	if err != nil {
+		w.opts.Log.Error("leaving an object out of a watch", "error", err)
+		return nil, nil //nolint:nilerr,nilnil // one bad object hides no other
+	}
+	if !w.wants(r.Enum, r.Header(stored.Msg).Project) {
+		return nil, nil //nolint:nilnil // no event
+	}
+	if isDelete(ev) {
+		setObject(out, stored.Msg)
+		return out, nil
+	}
+	setObject(out, r.shown(stored.Msg, stored.Revision))
+	return out, nil
+}
+
+// floatingEvent hides the deletion that is half of a floating IP's move from one router's scope to another's.
+func (w *watcher) floatingEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	if isDelete(ev) {
+		_, found, err := record.ViewAt(w.opts.Store, ev.Kv.ModRevision).One(ctx, keys.Locator(keys.KindFloatingIP, k.ID()))
+		switch {
+		case errors.Is(err, store.ErrCompacted):
+			return nil, watchError(rpctypes.ErrCompacted)
+		case err != nil:
+			return nil, err
+		case found:
+			return nil, nil //nolint:nilnil // the other half is the event
+		}
+	}
+	return changed(ctx, w, w.floating, ev)
+}
+
+// setObject puts an object into its field of the event.
+func setObject(out *weftv1.WatchEvent, m messageOf) {
+	switch m := m.(type) {
+	case *weftv1.Network:
+		out.Object = &weftv1.WatchEvent_Network{Network: m}
+	case *weftv1.Subnet:
+		out.Object = &weftv1.WatchEvent_Subnet{Subnet: m}
+	case *weftv1.Port:
+		out.Object = &weftv1.WatchEvent_Port{Port: m}
+	case *weftv1.Router:
+		out.Object = &weftv1.WatchEvent_Router{Router: m}
+	case *weftv1.FloatingIp:
+		out.Object = &weftv1.WatchEvent_FloatingIp{FloatingIp: m}
+	case *weftv1.SegmentRange:
+		out.Object = &weftv1.WatchEvent_SegmentRange{SegmentRange: m}
+	case *weftv1.Node:
+		out.Object = &weftv1.WatchEvent_Node{Node: m}
+	}
+}
+
+// statusEvent is the event of a report: the object as it is now, once the fleet has taken the report in.
+func (w *watcher) statusEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	if err := w.opts.Fleet.Await(ctx, keys.FamilyStatus, ev.Kv.ModRevision); err != nil {
+		return nil, err
+	}
+	switch k.Kind() {
+	case keys.KindPort:
+		return reported(ctx, w, w.ports, k.ID(), ev)
+	case keys.KindRouter:
+		return reported(ctx, w, w.routers, k.ID(), ev)
+	case keys.KindFloatingIP:
+		return reported(ctx, w, w.floating, k.ID(), ev)
+	case keys.KindDHCP:
+		return reported(ctx, w, w.networks, k.ID(), ev)
+	default:
+		return nil, nil //nolint:nilnil // no event
+	}
+}
+
+func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id string, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	if !w.wants(r.Enum, nil) {
+		return nil, nil //nolint:nilnil // no event
+	}
+	stored, err := r.Get(ctx, record.NewView(w.opts.Store), id)
+	switch {
+	case fault.IsNotFound(err):
+		return nil, nil //nolint:nilnil // a report on what is gone
+	case err != nil:
+		return nil, err
+	case !w.wants(r.Enum, r.Header(stored.Msg).Project):
+		return nil, nil //nolint:nilnil // no event
+	}
+	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_STATUS, Revision: ev.Kv.ModRevision}
+	setObject(out, r.shown(stored.Msg, stored.Revision))
+	return out, nil
+}
+
+func (w *watcher) nodeEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+	if !w.wants(weftv1.Kind_KIND_NODE, nil) {
+		return nil, nil //nolint:nilnil // no event
+	}
+	if err := w.opts.Fleet.Await(ctx, k.Family, ev.Kv.ModRevision); err != nil {
+		return nil, err
+	}
+	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_PUT, Revision: ev.Kv.ModRevision}
+	n := w.opts.Fleet.Node(k.Scope())
+	switch {
+	case n != nil:
+	case k.Family == keys.FamilyAgent && isDelete(ev):
+		out.Type = weftv1.WatchEvent_TYPE_DELETE
+		n = &weftv1.Node{Id: k.Scope()}
+	default:
+		return nil, nil //nolint:nilnil // a node that has not registered
+	}
+	setObject(out, n)
+	return out, nil
+}

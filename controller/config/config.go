@@ -1,0 +1,185 @@
+// Package config is a controller's configuration: what can be set, its defaults, and how it is read from a file,
+// environment and flags. It opens nothing but the file.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-sdn/weft/proto/model"
+)
+
+// Config is a controller's configuration. Its JSON names are the keys of the file, the flags (with "-" for "_") and, in
+// capitals after EnvPrefix, the variables of the environment.
+type Config struct {
+	// Listen are where the API is served: "host:port" or "unix:/path".
+	Listen []string `json:"listen"`
+	// Etcd are the endpoints of an etcd cluster; none: an embedded one.
+	Etcd []string `json:"etcd"`
+	// DataDir holds the embedded etcd's data.
+	DataDir string `json:"data_dir"`
+	// EtcdListen are the URLs of the embedded etcd for agents.
+	EtcdListen []string `json:"etcd_listen"`
+	// EtcdTick and EtcdElection tune the embedded etcd, e.g. "100ms", "1s".
+	EtcdTick     Duration `json:"etcd_tick"`
+	EtcdElection Duration `json:"etcd_election"`
+	// UnderlayMTU is the MTU in bytes of the network between the nodes.
+	UnderlayMTU int `json:"underlay_mtu"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `json:"log_level"`
+}
+
+// Duration is a time.Duration that is written as in Go: "100ms".
+type Duration time.Duration
+
+// UnmarshalText parses a duration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 100ms", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes a duration.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// EnvPrefix begins the names of all variables of the environment.
+const EnvPrefix = "WEFT_CONTROLLER_"
+
+// Default is the configuration of a controller that is told nothing.
+func Default() Config {
+	return Config{
+		Listen: []string{"127.0.0.1:9640"}, DataDir: "/var/lib/weft/controller", EtcdListen: []string{"http://127.0.0.1:2379"},
+		EtcdTick: Duration(100 * time.Millisecond), EtcdElection: Duration(time.Second), UnderlayMTU: 1500, LogLevel: "info",
+	}
+}
+
+// File reads a YAML file over the configuration. A key that is not known is an error that names it.
+func (c *Config) File(path string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(raw, c); err != nil {
+		return fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return nil
+}
+
+// Setting is one thing that environment and flags can set.
+type Setting struct {
+	Name string // as in the file
+	Help string
+	// Set parses and stores a value; lists are comma separated.
+	Set func(*Config, string) error
+}
+
+// Settings lists all of them.
+func Settings() []Setting {
+	return []Setting{
+		{"listen", "where to serve the API: host:port or unix:/path, comma separated", list(func(c *Config) *[]string { return &c.Listen })},
+		{"etcd", "endpoints of an etcd cluster, comma separated; none: an embedded one", list(func(c *Config) *[]string { return &c.Etcd })},
+		{"data_dir", "directory of the embedded etcd's data", func(c *Config, v string) error { c.DataDir = v; return nil }},
+		{"etcd_listen", "URLs of the embedded etcd for agents, comma separated", list(func(c *Config) *[]string { return &c.EtcdListen })},
+		{"etcd_tick", "heartbeat interval of the embedded etcd", func(c *Config, v string) error { return c.EtcdTick.UnmarshalText([]byte(v)) }},
+		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
+		{"underlay_mtu", "MTU in bytes of the network between the nodes", setMTU},
+		{"log_level", "debug, info, warn or error", func(c *Config, v string) error { c.LogLevel = v; return nil }},
+	}
+}
+
+func list(field func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		*field(c) = nil
+		for part := range strings.SplitSeq(v, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				*field(c) = append(*field(c), part)
+			}
+		}
+		return nil
+	}
+}
+
+func setMTU(c *Config, v string) (err error) {
+	if c.UnderlayMTU, err = strconv.Atoi(v); err != nil {
+		return fmt.Errorf("%q is not a number", v)
+	}
+	return nil
+}
+
+// Environment reads the variables that begin with EnvPrefix over the configuration. One that is not known is an error.
+func (c *Config) Environment(environ []string) error {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		name, ours := strings.CutPrefix(name, EnvPrefix)
+		if !ours {
+			continue
+		}
+		if err := c.set(strings.ToLower(name), value); err != nil {
+			return fmt.Errorf("environment variable %s%s: %w", EnvPrefix, name, err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) set(name, value string) error {
+	for _, s := range Settings() {
+		if s.Name == name {
+			return s.Set(c, value)
+		}
+	}
+	return errors.New("there is no such setting")
+}
+
+// Check says what is wrong, all at once.
+func (c *Config) Check() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	if len(c.Listen) == 0 {
+		bad("listen", "at least one address is needed")
+	}
+	for _, l := range c.Listen {
+		if path, unix := strings.CutPrefix(l, "unix:"); unix && path == "" || !unix && !strings.Contains(l, ":") {
+			bad("listen", "%q is neither host:port nor unix:/path", l)
+		}
+	}
+	if len(c.Etcd) == 0 && c.DataDir == "" {
+		bad("data_dir", "is needed for the embedded etcd")
+	}
+	for _, text := range c.EtcdListen {
+		if u, err := url.Parse(text); err != nil || u.Scheme != "http" || u.Port() == "" {
+			bad("etcd_listen", "%q is not a URL such as http://10.0.0.1:2379", text)
+		}
+	}
+	if c.UnderlayMTU < 576 || c.UnderlayMTU > model.MaxMTU {
+		bad("underlay_mtu", "%d is not in 576..%d", c.UnderlayMTU, model.MaxMTU)
+	}
+	if c.EtcdTick <= 0 || c.EtcdElection < 5*c.EtcdTick {
+		bad("etcd_election", "must be at least five times etcd_tick")
+	}
+	if _, err := c.Level(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Level is the log level.
+func (c *Config) Level() (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return l, fmt.Errorf("log_level: %q is not debug, info, warn or error", c.LogLevel)
+	}
+	return l, nil
+}

@@ -1,0 +1,101 @@
+// Package controller puts a controller together: the store, what follows it, the background work and the gRPC server.
+// What each does is in the packages below; this one only starts and stops them in order.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/weft-sdn/weft/controller/api"
+	"github.com/weft-sdn/weft/controller/binder"
+	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/controller/placer"
+	"github.com/weft-sdn/weft/proto/store"
+)
+
+// Options is what a Controller needs. All are required.
+type Options struct {
+	// Client is the etcd to work on; it stays the caller's to close, after the controller.
+	Client *clientv3.Client
+	// UnderlayMTU as in api.Options.
+	UnderlayMTU int
+	Log         *slog.Logger
+}
+
+// Controller is one running replica. Any number may work on one etcd.
+type Controller struct {
+	opts   Options
+	fleet  *fleet.Fleet
+	server *grpc.Server
+	health *health.Server
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// drain is how long calls under way may take when the controller stops.
+const drain = 5 * time.Second
+
+// Start prepares the store, lists the fleet and starts the background work; ctx bounds only the start. The result serves
+// nothing until Serve.
+func Start(ctx context.Context, opts Options) (*Controller, error) {
+	s := store.New(opts.Client)
+	if err := prepare(ctx, s); err != nil {
+		return nil, err
+	}
+	c := &Controller{opts: opts, fleet: fleet.New(s, opts.Log), health: health.NewServer()}
+	if err := c.fleet.Ready(ctx); err != nil {
+		c.fleet.Close()
+		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	p := placer.New(s, c.fleet, opts.Log)
+	c.server = newServer(opts.Log)
+	api.New(api.Options{Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Unplaced: p.Kick}).Register(c.server)
+	healthv1.RegisterHealthServer(c.server, c.health)
+	reflection.Register(c.server)
+	background, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.wg.Go(func() { p.Run(background) })
+	c.wg.Go(func() { binder.New(s, opts.Log).Run(background) })
+	return c, nil
+}
+
+// Serve serves the API on a listener until Stop. It may be called for several listeners at once.
+func (c *Controller) Serve(l net.Listener) error {
+	if err := c.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Stop lets calls under way end, for a few seconds, and stops everything. Streams are ended at once: their callers come
+// back to another replica.
+func (c *Controller) Stop() {
+	c.health.Shutdown()
+	c.stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.server.GracefulStop()
+	}()
+	timer := time.NewTimer(drain)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		c.server.Stop()
+		<-done
+	}
+	c.fleet.Close()
+	c.wg.Wait()
+}

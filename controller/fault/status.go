@@ -1,0 +1,95 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weft-sdn/weft/ipam"
+	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
+	"github.com/weft-sdn/weft/segments"
+)
+
+// Status translates an error of a handler into a gRPC status: field errors become INVALID_ARGUMENT with a
+// google.rpc.BadRequest that lists them, refusals their own code, the store's errors UNAVAILABLE or ABORTED. Anything
+// else is INTERNAL, and a bug. A nil error gives nil.
+func Status(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if fields := model.FieldErrors(err); len(fields) > 0 {
+		return badRequest(err, fields)
+	}
+	return status.Error(Code(err), message(err))
+}
+
+func message(err error) string {
+	switch {
+	case errors.Is(err, store.ErrUnavailable):
+		return fmt.Sprintf("the store (etcd) can't be reached, so the outcome is unknown; try again later with the same request id: %v", err)
+	case errors.Is(err, store.ErrConflict):
+		return fmt.Sprintf("too many others are changing the same objects; try again: %v", err)
+	case errors.Is(err, store.ErrCompacted):
+		return fmt.Sprintf("the revision is no longer kept; list again: %v", err)
+	default:
+		return err.Error()
+	}
+}
+
+// Code is the gRPC code of an error, as Status gives it.
+func Code(err error) codes.Code {
+	var refusal *Refusal
+	var addresses *ipam.Exhausted
+	var segment *segments.Exhausted
+	switch {
+	case err == nil:
+		return codes.OK
+	case len(model.FieldErrors(err)) > 0:
+		return codes.InvalidArgument
+	case errors.As(err, &refusal):
+		return refusal.Code
+	case errors.As(err, &addresses), errors.As(err, &segment):
+		return codes.ResourceExhausted
+	case errors.Is(err, txn.ErrTooLarge):
+		return codes.FailedPrecondition
+	default:
+		return storeCode(err)
+	}
+}
+
+func storeCode(err error) codes.Code {
+	switch {
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrCompacted):
+		return codes.Aborted
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return codes.Unavailable
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	default:
+		if s, ok := status.FromError(err); ok {
+			return s.Code()
+		}
+		return codes.Internal
+	}
+}
+
+func badRequest(err error, fields []*model.FieldError) error {
+	detail := &errdetails.BadRequest{}
+	for _, f := range fields {
+		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Field, Description: f.Problem})
+	}
+	s := status.New(codes.InvalidArgument, err.Error())
+	if detailed, err := s.WithDetails(detail); err == nil {
+		s = detailed
+	}
+	return s.Err()
+}

@@ -1,0 +1,157 @@
+package fleet
+
+import (
+	"fmt"
+	"strconv"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+func etag(revision int64) string { return strconv.FormatInt(revision, 10) }
+
+// Port is the status of a port as stored at a mod revision.
+func (f *Fleet) Port(p *weftv1.Port, revision int64) *weftv1.ObjectStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	q := question{kind: keys.KindPort, id: p.GetId(), revision: revision, down: isDown(p.AdminStateUp)} //nolint:protogetter // presence
+	switch p.GetDeviceOwner() {
+	case model.OwnerRouterGateway, model.OwnerRouterInterface:
+		q.node, q.unplaced = f.activeNode(p.GetDeviceId()), "the router is not placed"
+		q.otherwise = named{keys.KindRouter, p.GetDeviceId()}
+	case model.OwnerDHCP:
+		q.node, q.unplaced = p.GetBoundHost(), "the DHCP server is not placed"
+		q.otherwise = named{keys.KindDHCP, p.GetDeviceId()}
+	default:
+		q.node, q.unplaced, q.plugged = p.GetBoundHost(), "bound to no node: its interface has not appeared anywhere", true
+	}
+	return f.answer(q)
+}
+
+// Router is the status of a router as stored at a mod revision.
+func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	q := question{kind: keys.KindRouter, id: r.GetId(), revision: revision, node: f.activeNode(r.GetId()), down: isDown(r.AdminStateUp)} //nolint:protogetter // presence
+	q.unplaced = "it has neither a gateway nor interfaces"
+	if r.GetPlacement() != nil {
+		q.unplaced = "not placed: no node can take it"
+	}
+	return f.answer(q)
+}
+
+// FloatingIP is the status of a floating IP as stored at a mod revision.
+func (f *Fleet) FloatingIP(ip *weftv1.FloatingIp, revision int64) *weftv1.ObjectStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	q := question{kind: keys.KindFloatingIP, id: ip.GetId(), revision: revision, node: f.activeNode(ip.GetRouterId()), unplaced: "not associated with a port"}
+	if ip.GetRouterId() != "" {
+		q.unplaced = "its router is not placed"
+	}
+	return f.answer(q)
+}
+
+// Network is the status of a network's DHCP service, the network as stored at a mod revision.
+func (f *Fleet) Network(n *weftv1.Network, revision int64) *weftv1.ObjectStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	q := question{kind: keys.KindDHCP, id: n.GetId(), revision: revision, down: isDown(n.AdminStateUp), unplaced: "no subnet with DHCP"} //nolint:protogetter // presence
+	if p := n.GetDhcpPlacement(); len(p.GetNodes()) > 0 {
+		q.node = p.GetNodes()[0]
+	} else if p != nil {
+		q.unplaced = "DHCP is not placed: no node can take it"
+	}
+	return f.answer(q)
+}
+
+func isDown(up *bool) bool { return up != nil && !*up }
+
+// named is an object by its id's text.
+type named struct{ kind, id string }
+
+// question is what has to be known of an object to say its state.
+type question struct {
+	kind, id  string
+	revision  int64
+	node      string // the node concerned; "" none
+	unplaced  string // why there is no node
+	down      bool   // admin_state_up is false
+	plugged   bool   // it has to be plugged by a hypervisor
+	otherwise named
+}
+
+func (f *Fleet) activeNode(router string) string {
+	id, ok := parseUUID(router)
+	if !ok {
+		return ""
+	}
+	return f.active[id]
+}
+
+func (f *Fleet) find(kind, id string) []report {
+	u, ok := parseUUID(id)
+	if !ok {
+		return nil
+	}
+	return f.reports[object{kind, u}]
+}
+
+func (f *Fleet) answer(q question) *weftv1.ObjectStatus {
+	reports := f.find(q.kind, q.id)
+	if len(reports) == 0 && q.otherwise.kind != "" {
+		reports = f.find(q.otherwise.kind, q.otherwise.id)
+	}
+	status := &weftv1.ObjectStatus{}
+	var own *report
+	for i := range reports {
+		status.Reports = append(status.Reports, reports[i].shown())
+		if reports[i].node == q.node {
+			own = &reports[i]
+		}
+	}
+	status.State, status.Message = f.state(q, own)
+	return status
+}
+
+func (f *Fleet) state(q question, own *report) (weftv1.State, string) {
+	switch n := f.nodes[q.node]; {
+	case q.node == "":
+		return weftv1.State_STATE_DOWN, q.unplaced
+	case n == nil || !n.alive:
+		return weftv1.State_STATE_UNKNOWN, fmt.Sprintf("the agent of node %s is not alive", q.node)
+	case own == nil && q.plugged && !f.isPlugged(q):
+		return weftv1.State_STATE_DOWN, fmt.Sprintf("its interface has not appeared on node %s", q.node)
+	case own == nil:
+		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported yet", q.node)
+	case own.revision < q.revision:
+		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported the latest change yet", q.node)
+	case own.state == weftv1.State_STATE_ERROR:
+		return own.state, fmt.Sprintf("node %s: %s", q.node, own.message)
+	case q.down:
+		return weftv1.State_STATE_DOWN, "admin_state_up is false"
+	default:
+		return own.state, own.message
+	}
+}
+
+func (f *Fleet) isPlugged(q question) bool {
+	id, _ := parseUUID(q.id)
+	for _, n := range f.plugs[id] {
+		if n == q.node {
+			return true
+		}
+	}
+	return false
+}
+
+// shown is the report as the API shows it.
+func (r *report) shown() *weftv1.NodeReport {
+	out := &weftv1.NodeReport{Node: r.node, Revision: r.revision, State: r.state, Message: r.message}
+	if r.seconds != 0 || r.nanos != 0 {
+		out.Time = &timestamppb.Timestamp{Seconds: r.seconds, Nanos: r.nanos}
+	}
+	return out
+}

@@ -1,0 +1,89 @@
+package record
+
+import (
+	"github.com/weft-sdn/weft/proto/keys"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// Networks describes networks.
+func Networks() *Kind[*weftv1.Network] {
+	return &Kind[*weftv1.Network]{
+		Name: "network", Enum: weftv1.Kind_KIND_NETWORK, Family: keys.FamilyNetwork,
+		Mutable: []string{"name", "admin_state_up", "shared", "external", "mtu", "dns_domain"},
+		New:     func() *weftv1.Network { return &weftv1.Network{} },
+		Scope:   func(*weftv1.Network) string { return "" },
+		Header: func(m *weftv1.Network) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+		},
+	}
+}
+
+// Subnets describes subnets, which lie in their network's scope.
+func Subnets() *Kind[*weftv1.Subnet] {
+	return &Kind[*weftv1.Subnet]{
+		Name: "subnet", Enum: weftv1.Kind_KIND_SUBNET, Family: keys.FamilySubnet, Locator: keys.KindSubnet, ScopeField: "network_id",
+		Mutable: []string{"name", "allocation_pools", "dns_nameservers", "host_routes", "enable_dhcp"},
+		New:     func() *weftv1.Subnet { return &weftv1.Subnet{} },
+		Scope:   func(m *weftv1.Subnet) string { return m.GetNetworkId() },
+		Header: func(m *weftv1.Subnet) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}
+
+// Ports describes ports, which lie in their network's scope.
+func Ports() *Kind[*weftv1.Port] {
+	return &Kind[*weftv1.Port]{
+		Name: "port", Enum: weftv1.Kind_KIND_PORT, Family: keys.FamilyPort, Locator: keys.KindPort, ScopeField: "network_id",
+		Mutable: []string{"name", "mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts"},
+		New:     func() *weftv1.Port { return &weftv1.Port{} },
+		Scope:   func(m *weftv1.Port) string { return m.GetNetworkId() },
+		Header: func(m *weftv1.Port) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+		},
+	}
+}
+
+// Routers describes routers.
+func Routers() *Kind[*weftv1.Router] {
+	return &Kind[*weftv1.Router]{
+		Name: "router", Enum: weftv1.Kind_KIND_ROUTER, Family: keys.FamilyRouter,
+		Mutable: []string{"name", "admin_state_up"},
+		New:     func() *weftv1.Router { return &weftv1.Router{} },
+		Scope:   func(*weftv1.Router) string { return "" },
+		Header: func(m *weftv1.Router) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+		},
+	}
+}
+
+// FloatingIPs describes floating IPs, which lie in the scope of the router that serves them.
+func FloatingIPs() *Kind[*weftv1.FloatingIp] {
+	return &Kind[*weftv1.FloatingIp]{
+		Name: "floating IP", Enum: weftv1.Kind_KIND_FLOATING_IP, Family: keys.FamilyFloatingIP, Locator: keys.KindFloatingIP, ScopeField: "router_id",
+		Mutable: []string{"name", "port_id", "fixed_ip_address"},
+		New:     func() *weftv1.FloatingIp { return &weftv1.FloatingIp{} },
+		Scope: func(m *weftv1.FloatingIp) string {
+			if m.GetRouterId() == "" {
+				return keys.Unassociated
+			}
+			return m.GetRouterId()
+		},
+		Header: func(m *weftv1.FloatingIp) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+		},
+	}
+}
+
+// SegmentRanges describes segment ranges.
+func SegmentRanges() *Kind[*weftv1.SegmentRange] {
+	return &Kind[*weftv1.SegmentRange]{
+		Name: "segment range", Enum: weftv1.Kind_KIND_SEGMENT_RANGE, Family: keys.FamilySegmentRange,
+		Mutable: []string{"name", "minimum", "maximum"},
+		New:     func() *weftv1.SegmentRange { return &weftv1.SegmentRange{} },
+		Scope:   func(*weftv1.SegmentRange) string { return "" },
+		Header: func(m *weftv1.SegmentRange) Header {
+			return Header{&m.Id, &m.Name, nil, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}

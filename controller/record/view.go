@@ -1,0 +1,170 @@
+package record
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/store"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+)
+
+// View is the store at one revision: that of its first read. What has been read once is not read again. It is not safe
+// for concurrent use. A view that has grown old fails with store.ErrCompacted; that is a conflict like any other for
+// whoever builds a transaction.
+type View struct {
+	store    *store.Store
+	revision int64
+	memo     map[store.Query]store.Result
+}
+
+// NewView makes a view whose first read sets its revision.
+func NewView(s *store.Store) *View { return &View{store: s, memo: map[store.Query]store.Result{}} }
+
+// ViewAt makes a view of an earlier revision.
+func ViewAt(s *store.Store, revision int64) *View {
+	return &View{store: s, revision: revision, memo: map[store.Query]store.Result{}}
+}
+
+// Revision is the view's revision; 0 before the first read.
+func (v *View) Revision() int64 { return v.revision }
+
+// maxQueries is how many queries go into one read: etcd's limit on operations.
+const maxQueries = 128
+
+// Read answers queries; what has not been read before is fetched together.
+func (v *View) Read(ctx context.Context, queries ...store.Query) ([]store.Result, error) {
+	var missing []store.Query
+	for _, q := range queries {
+		if _, ok := v.memo[q]; !ok {
+			missing = append(missing, q)
+		}
+	}
+	for len(missing) > 0 {
+		n := min(len(missing), maxQueries)
+		if err := v.fetch(ctx, missing[:n]); err != nil {
+			return nil, err
+		}
+		missing = missing[n:]
+	}
+	out := make([]store.Result, len(queries))
+	for i, q := range queries {
+		out[i] = v.memo[q]
+	}
+	return out, nil
+}
+
+func (v *View) fetch(ctx context.Context, queries []store.Query) error {
+	snap, err := v.store.ReadAt(ctx, v.revision, queries...)
+	if err != nil {
+		return err
+	}
+	v.revision = snap.Revision
+	for i, q := range queries {
+		v.memo[q] = snap.Results[i]
+	}
+	return nil
+}
+
+// One answers a query for one key; found is false when there is no such key.
+func (v *View) One(ctx context.Context, key string) (e store.Entry, found bool, err error) {
+	results, err := v.Read(ctx, store.Key(key))
+	if err != nil || len(results[0].Entries) == 0 {
+		return store.Entry{Key: key}, false, err
+	}
+	return results[0].Entries[0], true, nil
+}
+
+// Prefix answers a query for all keys with a prefix.
+func (v *View) Prefix(ctx context.Context, prefix string) ([]store.Entry, error) {
+	results, err := v.Read(ctx, store.Prefix(prefix))
+	if err != nil {
+		return nil, err
+	}
+	return results[0].Entries, nil
+}
+
+// Claimant is who holds a claim key; nil when nobody does.
+func (v *View) Claimant(ctx context.Context, key string) (*storev1.Claim, error) {
+	e, found, err := v.One(ctx, key)
+	if err != nil || !found {
+		return nil, err
+	}
+	claim := &storev1.Claim{}
+	if err := proto.Unmarshal(e.Value, claim); err != nil {
+		return nil, fmt.Errorf("key %s does not hold a claim: %w", key, err)
+	}
+	return claim, nil
+}
+
+// Get reads one object by its id. The error is a fault.NotFound when there is none, or when the id is no id.
+func (k *Kind[M]) Get(ctx context.Context, v *View, id string) (Stored[M], error) {
+	scope, err := k.locate(ctx, v, id)
+	if err != nil {
+		return Stored[M]{}, err
+	}
+	return k.At(ctx, v, scope, id)
+}
+
+// At reads one object whose scope is known.
+func (k *Kind[M]) At(ctx context.Context, v *View, scope, id string) (Stored[M], error) {
+	if !model.ValidUUID(id) {
+		return Stored[M]{}, fault.NotFound(k.Name, id)
+	}
+	e, found, err := v.One(ctx, k.Key(scope, id))
+	switch {
+	case err != nil:
+		return Stored[M]{}, err
+	case !found:
+		return Stored[M]{}, fault.NotFound(k.Name, id)
+	default:
+		return k.Decode(e)
+	}
+}
+
+func (k *Kind[M]) locate(ctx context.Context, v *View, id string) (string, error) {
+	if k.Locator == "" {
+		return "", nil
+	}
+	if !model.ValidUUID(id) {
+		return "", fault.NotFound(k.Name, id)
+	}
+	e, found, err := v.One(ctx, keys.Locator(k.Locator, id))
+	switch {
+	case err != nil:
+		return "", err
+	case !found:
+		return "", fault.NotFound(k.Name, id)
+	}
+	at := &storev1.Locator{}
+	if err := proto.Unmarshal(e.Value, at); err != nil {
+		return "", fmt.Errorf("key %s does not hold a locator: %w", e.Key, err)
+	}
+	return at.GetScope(), nil
+}
+
+// Under reads all objects whose keys begin with prefix, in the order of their keys. One that can't be decoded is an error.
+func (k *Kind[M]) Under(ctx context.Context, v *View, prefix string) ([]Stored[M], error) {
+	entries, err := v.Prefix(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Stored[M], 0, len(entries))
+	for _, e := range entries {
+		s, err := k.Decode(e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// All reads all objects of the kind.
+func (k *Kind[M]) All(ctx context.Context, v *View) ([]Stored[M], error) {
+	return k.Under(ctx, v, keys.All(k.Family))
+}

@@ -1,0 +1,70 @@
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+)
+
+// Limits of the server: the size of a request (a batch of 1,000 objects is below 1 MB), of an answer (10,000 objects),
+// and how long a call may take.
+const (
+	maxRequest  = 8 << 20
+	maxResponse = 64 << 20
+	unaryLimit  = 5 * time.Second
+	batchLimit  = 30 * time.Second
+)
+
+func newServer(log *slog.Logger) *grpc.Server {
+	return grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(recovered(log), bounded),
+		grpc.ChainStreamInterceptor(recoveredStream(log)),
+	)
+}
+
+// bounded ends a call that takes too long: a store that does not answer must not hold it for ever.
+func bounded(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	limit := unaryLimit
+	if strings.Contains(info.FullMethod, "/Batch") {
+		limit = batchLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return handler(ctx, req)
+}
+
+// recovered turns a panic into an INTERNAL error, and logs every INTERNAL error: each is a bug.
+func recovered(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+		defer func() { err = report(log, info.FullMethod, recover(), err) }()
+		return handler(ctx, req)
+	}
+}
+
+func recoveredStream(log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+		defer func() { err = report(log, info.FullMethod, recover(), err) }()
+		return handler(srv, stream)
+	}
+}
+
+func report(log *slog.Logger, method string, panicked any, err error) error {
+	if panicked != nil {
+		log.Error("a call panicked", "method", method, "panic", panicked, "stack", string(debug.Stack()))
+		return status.Errorf(codes.Internal, "%s failed; this is a bug of the controller, see its log", method)
+	}
+	if code := status.Code(err); code == codes.Internal || code == codes.Unknown {
+		log.Error("a call failed for a reason that has no code", "method", method, "error", err)
+	}
+	return err
+}

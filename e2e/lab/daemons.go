@@ -1,0 +1,445 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-sdn/weft/e2e/lab/procfs"
+)
+
+// Daemon is a program that faults act on.
+type Daemon string
+
+// The daemons of a lab's hosts.
+const (
+	AgentDaemon      Daemon = "agent"
+	ControllerDaemon Daemon = "controller"
+	EtcdDaemon       Daemon = "etcd" // of an etcd host; the embedded one is its controller
+	VSwitchDaemon    Daemon = "ovs-vswitchd"
+	OVSDBDaemon      Daemon = "ovsdb-server"
+	DnsmasqDaemon    Daemon = "dnsmasq" // all of the host's
+)
+
+// Daemons lists them all.
+func Daemons() []Daemon {
+	return []Daemon{AgentDaemon, ControllerDaemon, EtcdDaemon, VSwitchDaemon, OVSDBDaemon, DnsmasqDaemon}
+}
+
+// program is the base name that the daemon's process shows.
+func (d Daemon) program() string {
+	if d == AgentDaemon || d == ControllerDaemon {
+		return "weft-" + string(d)
+	}
+	return string(d)
+}
+
+// daemonTime bounds the start of one daemon on a busy machine.
+const daemonTime = 30 * time.Second
+
+// agentConfig is the configuration file of weft-agent.
+type agentConfig struct {
+	Node           string            `json:"node"`
+	Etcd           []string          `json:"etcd"`
+	TunnelIP       netip.Addr        `json:"tunnel_ip"`
+	BridgeMappings map[string]string `json:"bridge_mappings"`
+	DatapathType   string            `json:"datapath_type"`
+	Roles          []string          `json:"roles"`
+	StateDir       string            `json:"state_dir"`
+	OVSDB          string            `json:"ovsdb"`
+	OVSRunDir      string            `json:"ovs_run_dir"`
+	LogLevel       string            `json:"log_level"`
+}
+
+// controllerConfig is the configuration file of weft-controller.
+type controllerConfig struct {
+	Listen      []string `json:"listen"`
+	Etcd        []string `json:"etcd"`
+	DataDir     string   `json:"data_dir"`
+	EtcdListen  string   `json:"etcd_listen,omitempty"`
+	UnderlayMTU int      `json:"underlay_mtu"`
+	LogLevel    string   `json:"log_level"`
+}
+
+// etcdEndpoints are what clients use: the members' hosts, or ctl1 when etcd is embedded there.
+func (s *state) etcdEndpoints() []string {
+	kind := EtcdMember
+	if !slices.ContainsFunc(s.Hosts, func(h HostInfo) bool { return h.Kind == EtcdMember }) {
+		kind = Controller
+	}
+	var endpoints []string
+	for _, h := range s.Hosts {
+		if h.Kind == kind {
+			endpoints = append(endpoints, etcdURL(h, 2379))
+		}
+		if kind == Controller && len(endpoints) > 0 {
+			break // only the first controller embeds it
+		}
+	}
+	return endpoints
+}
+
+func etcdURL(h HostInfo, port uint16) string {
+	return "http://" + netip.AddrPortFrom(h.Management, port).String()
+}
+
+// embedsEtcd tells whether the controller serves the lab's etcd itself.
+func (s *state) embedsEtcd(h HostInfo) bool {
+	return h.Kind == Controller && slices.Contains(s.etcdEndpoints(), etcdURL(h, 2379))
+}
+
+func (l *Lab) controllerConfig(s *state, h HostInfo) controllerConfig {
+	c := controllerConfig{
+		Listen:      []string{netip.AddrPortFrom(h.Management, 7680).String(), "unix:" + l.socket(h.Name)},
+		Etcd:        s.etcdEndpoints(),
+		DataDir:     "/var/lib/weft",
+		UnderlayMTU: s.UnderlayMTU,
+		LogLevel:    s.LogLevel,
+	}
+	if s.embedsEtcd(h) {
+		c.Etcd, c.EtcdListen = []string{}, etcdURL(h, 2379)
+	}
+	return c
+}
+
+func (s *state) agentConfig(h HostInfo) agentConfig {
+	mappings := map[string]string{}
+	for _, link := range h.Links {
+		if link.Bridge != "" && link.Network != Underlay {
+			mappings[link.Network] = link.Bridge
+		}
+	}
+	return agentConfig{
+		Node: h.Name, Etcd: s.etcdEndpoints(), TunnelIP: h.Tunnel, BridgeMappings: mappings, DatapathType: "netdev",
+		Roles: []string{string(h.Kind)}, StateDir: "/var/lib/weft",
+		OVSDB: "unix:" + ovsSocket, OVSRunDir: filepath.Dir(ovsSocket), LogLevel: s.LogLevel,
+	}
+}
+
+// etcdArgs is the command line of an etcd member (etcd's configuration documentation, 3.4 and later). The timing is that
+// of a fast local network, so that a lab of three is ready soon; a lone member has nobody to disturb.
+func (s *state) etcdArgs(h HostInfo) []string {
+	var cluster []string
+	for _, m := range s.Hosts {
+		if m.Kind == EtcdMember {
+			cluster = append(cluster, m.Name+"="+etcdURL(m, 2380))
+		}
+	}
+	heartbeat, election := "50", "500"
+	if len(cluster) == 1 {
+		heartbeat, election = "10", "100"
+	}
+	return []string{
+		"etcd", "--name", h.Name, "--data-dir", "/var/lib/etcd/default",
+		"--listen-client-urls", etcdURL(h, 2379) + ",http://127.0.0.1:2379", "--advertise-client-urls", etcdURL(h, 2379),
+		"--listen-peer-urls", etcdURL(h, 2380), "--initial-advertise-peer-urls", etcdURL(h, 2380),
+		"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
+		"--heartbeat-interval", heartbeat, "--election-timeout", election,
+	}
+}
+
+// startWeft starts the daemons of all hosts: the store, then who serves it, then who follows it.
+func (l *Lab) startWeft(ctx context.Context, hosts []HostInfo) error {
+	for _, kinds := range [][]Kind{{EtcdMember}, {Controller}, {Network, Compute}} {
+		group := slices.DeleteFunc(slices.Clone(hosts), func(h HostInfo) bool { return !slices.Contains(kinds, h.Kind) })
+		if err := each(ctx, group, l.startDaemons); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startDaemons starts what the host runs besides Open vSwitch.
+func (l *Lab) startDaemons(ctx context.Context, h HostInfo) error {
+	switch h.Kind {
+	case EtcdMember:
+		return l.startDaemon(ctx, h, EtcdDaemon)
+	case Controller:
+		return l.startDaemon(ctx, h, ControllerDaemon)
+	case Network, Compute:
+		return l.startDaemon(ctx, h, AgentDaemon)
+	default:
+		return nil // an outside host has none
+	}
+}
+
+// startDaemon starts one daemon and returns when it serves.
+func (l *Lab) startDaemon(ctx context.Context, h HostInfo, d Daemon) error {
+	ctx, cancel := context.WithTimeout(ctx, daemonTime)
+	defer cancel()
+	began := time.Now()
+	s, err := l.load()
+	if err != nil {
+		return err
+	}
+	now, err := s.host(h.Name) // the caller's record may be from before the boot
+	if err != nil {
+		return err
+	}
+	start, ok := map[Daemon]func(context.Context, *state, HostInfo) error{
+		AgentDaemon: l.startAgent, ControllerDaemon: l.startController, EtcdDaemon: l.startEtcd,
+		OVSDBDaemon:   func(ctx context.Context, _ *state, h HostInfo) error { return l.startOVSDB(ctx, h) },
+		VSwitchDaemon: func(ctx context.Context, _ *state, h HostInfo) error { return l.startVSwitch(ctx, h) },
+	}[d]
+	if !ok {
+		return fmt.Errorf("the lab does not start %s: the agent does", d)
+	}
+	if err := start(ctx, s, *now); err != nil {
+		return fmt.Errorf("host %s: start %s: %w", h.Name, d, err)
+	}
+	l.log.Info("daemon is up", "lab", l.name, "host", h.Name, "daemon", d, "took", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+func (l *Lab) startEtcd(ctx context.Context, s *state, h HostInfo) error {
+	if h.Kind != EtcdMember {
+		return errors.New("it runs on etcd hosts only; the embedded one is part of its controller")
+	}
+	if err := l.launch(ctx, h, EtcdDaemon, s.etcdArgs(h)); err != nil {
+		return err
+	}
+	return l.awaitServing(ctx, h, EtcdDaemon, func() error { return l.etcdHealth(ctx, h) })
+}
+
+func (l *Lab) startController(ctx context.Context, s *state, h HostInfo) error {
+	if h.Kind != Controller {
+		return errors.New("it runs on controller hosts only")
+	}
+	if err := os.Remove(l.socket(h.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the socket of an earlier run: %w", err)
+	}
+	if err := l.launchWeft(ctx, s, h, ControllerDaemon, l.controllerConfig(s, h)); err != nil {
+		return err
+	}
+	return l.awaitServing(ctx, h, ControllerDaemon, func() error { return dialGRPC(ctx, "unix:"+l.socket(h.Name)) })
+}
+
+// startAgent returns when the process runs; whether the agent is in sync is for the API to say.
+func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
+	if !h.Node() {
+		return errors.New("it runs on network and compute nodes only")
+	}
+	if err := l.launchWeft(ctx, s, h, AgentDaemon, s.agentConfig(h)); err != nil {
+		return err
+	}
+	return l.awaitServing(ctx, h, AgentDaemon, func() error { return nil })
+}
+
+// launchWeft writes the daemon's configuration and starts it.
+func (l *Lab) launchWeft(ctx context.Context, s *state, h HostInfo, d Daemon, config any) error {
+	text, err := yaml.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("encode its configuration: %w", err)
+	}
+	path := filepath.Join(l.spec(h.Name).Dir(), d.program()+".yaml")
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		return fmt.Errorf("write its configuration: %w", err)
+	}
+	return l.launch(ctx, h, d, []string{filepath.Join(s.Bin, d.program()), "--config", path})
+}
+
+// launch starts a daemon as a child of the host's pid 1, with its output in the host's log.
+func (l *Lab) launch(ctx context.Context, h HostInfo, d Daemon, argv []string) error {
+	running, err := l.processes(h, d)
+	if err != nil {
+		return err
+	}
+	if len(running) > 0 {
+		return fmt.Errorf("it runs already (%w)", ErrExists)
+	}
+	script := `log=$1; shift; exec setsid --fork "$@" </dev/null >>"$log" 2>&1`
+	_, err = l.space(h.Name, "").Exec(ctx, append([]string{"sh", "-c", script, "sh", "/var/log/weft/" + string(d) + ".log"}, argv...)...)
+	return err
+}
+
+func (l *Lab) logFile(h string, d Daemon) string {
+	if d == VSwitchDaemon || d == OVSDBDaemon {
+		return filepath.Join(l.spec(h).Disk(), "log/openvswitch", string(d)+".log")
+	}
+	return filepath.Join(l.spec(h).Disk(), "log/weft", string(d)+".log")
+}
+
+// awaitServing waits until the daemon is ready; when it ended instead, the error shows the end of its log.
+func (l *Lab) awaitServing(ctx context.Context, h HostInfo, d Daemon, ready func() error) error {
+	seen := false
+	var died error
+	err := await(ctx, string(d)+" serves", func() error {
+		running, err := l.processes(h, d)
+		if err != nil {
+			return err
+		}
+		if len(running) == 0 && seen {
+			died = errors.New("it ended")
+			return nil
+		}
+		seen = seen || len(running) > 0
+		if !seen {
+			return errors.New("no such process")
+		}
+		return ready()
+	})
+	if err = errors.Join(err, died); err != nil {
+		return fmt.Errorf("%w; the end of %s:\n%s", err, l.logFile(h.Name, d), tail(l.logFile(h.Name, d), 15))
+	}
+	return nil
+}
+
+// processes are the live processes of a daemon in the host, found by program name among the host's own pids.
+func (l *Lab) processes(h HostInfo, d Daemon) ([]procfs.Process, error) {
+	ns, err := h.Namespace("pid")
+	if err != nil {
+		return nil, fmt.Errorf("host %s is powered off: %w", h.Name, err)
+	}
+	members, err := procfs.InNamespace("pid", ns)
+	return slices.DeleteFunc(members, func(p procfs.Process) bool { return p.Name() != d.program() }), err
+}
+
+// etcdHealth asks a member whether it has a leader and can write.
+func (l *Lab) etcdHealth(ctx context.Context, h HostInfo) error {
+	client := &http.Client{
+		Timeout:   time.Second,
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.space(h.Name, "").dial},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, etcdURL(h, 2379)+"/health", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("health: %s: %s", answer.Status, text)
+	}
+	return err
+}
+
+// dial connects from inside the place. A fallback address family would be dialled on another thread, outside.
+func (s Space) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = s.Do(func() (err error) {
+		conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+func dialGRPC(ctx context.Context, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // nothing was sent over it
+	for conn.Connect(); ; {
+		switch at := conn.GetState(); at {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return fmt.Errorf("no gRPC on %s: %v", target, at)
+		default:
+			if !conn.WaitForStateChange(ctx, at) {
+				return fmt.Errorf("no gRPC on %s: %w", target, ctx.Err())
+			}
+		}
+	}
+}
+
+// tail is the last lines of a file, or why they cannot be had.
+func tail(path string, lines int) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Processes lists the live processes of a daemon in the host; the pids are the machine's. Empty when it does not run.
+func (h *Host) Processes(d Daemon) ([]procfs.Process, error) {
+	info, err := h.now()
+	if err != nil {
+		return nil, err
+	}
+	return h.lab.processes(info, d)
+}
+
+// now is the host's record as of now.
+func (h *Host) now() (HostInfo, error) {
+	s, err := h.lab.load()
+	if err != nil {
+		return HostInfo{}, err
+	}
+	info, err := s.host(h.Info.Name)
+	if err != nil {
+		return HostInfo{}, err
+	}
+	return *info, nil
+}
+
+// Kill ends a daemon with SIGKILL and returns when it is gone. An error when it does not run.
+func (h *Host) Kill(ctx context.Context, d Daemon) error {
+	return h.signal(d, unix.SIGKILL, func(p procfs.Process) error { return awaitEnd(ctx, p.ID) })
+}
+
+// Stop ends a daemon with SIGTERM, as its service manager would, and returns when it is gone.
+func (h *Host) Stop(ctx context.Context, d Daemon) error {
+	return h.signal(d, unix.SIGTERM, func(p procfs.Process) error { return awaitEnd(ctx, p.ID) })
+}
+
+// Pause holds a daemon with SIGSTOP: its sockets stay open and nobody serves them.
+func (h *Host) Pause(_ context.Context, d Daemon) error {
+	return h.signal(d, unix.SIGSTOP, func(procfs.Process) error { return nil })
+}
+
+// Resume lets a paused daemon go on.
+func (h *Host) Resume(_ context.Context, d Daemon) error {
+	return h.signal(d, unix.SIGCONT, func(procfs.Process) error { return nil })
+}
+
+func (h *Host) signal(d Daemon, s unix.Signal, then func(procfs.Process) error) error {
+	running, err := h.Processes(d)
+	if err != nil {
+		return err
+	}
+	if len(running) == 0 {
+		return fmt.Errorf("%s does not run on host %s: %w", d, h.Info.Name, ErrNotFound)
+	}
+	for _, p := range running {
+		if err := signal(p.ID, s); err != nil {
+			return fmt.Errorf("%s on host %s: %w", d, h.Info.Name, err)
+		}
+		if err := then(p); err != nil {
+			return fmt.Errorf("%s on host %s: %w", d, h.Info.Name, err)
+		}
+	}
+	return nil
+}
+
+// Start starts a daemon that was killed or stopped, and returns when it serves. After ovs-vswitchd, the host's addresses
+// on its internal ports are put back. ErrExists when it runs; dnsmasq is for the agent to start.
+func (h *Host) Start(ctx context.Context, d Daemon) error {
+	info, err := h.now()
+	if err != nil {
+		return err
+	}
+	return h.lab.startDaemon(ctx, info, d)
+}

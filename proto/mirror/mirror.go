@@ -1,0 +1,172 @@
+// Package mirror follows scopes of the store: it lists each at one revision, watches from the next, lists again when the
+// watch breaks or its revision is compacted away, and lists from time to time all the same. What it hands on is level,
+// not edge: the latest value of every key that changed since the consumer last looked, with deletions that were never
+// seen as events made up from the difference. It interprets nothing.
+package mirror
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/store"
+)
+
+// Range is what a scope covers: one key, or all keys with a prefix.
+type Range struct {
+	key, end string
+}
+
+// Exactly is the range of one key.
+func Exactly(key string) Range { return Range{key: key} }
+
+// Under is the range of all keys that begin with prefix.
+func Under(prefix string) Range { return Range{key: prefix, end: keys.End(prefix)} }
+
+// Contains reports whether the range covers a key.
+func (r Range) Contains(key string) bool {
+	return key == r.key || (r.end != "" && key >= r.key && key < r.end)
+}
+
+func (r Range) query() store.Query {
+	if r.end == "" {
+		return store.Key(r.key)
+	}
+	return store.Range(r.key, r.end, 0)
+}
+
+// Change is the latest state of one key.
+type Change struct {
+	Scope string
+	Key   string
+	// Value is nil when the key is gone.
+	Value []byte
+	// Revision is the key's mod revision, or for a key that is gone a revision at which it was.
+	Revision int64
+}
+
+// Batch is everything that happened since the last one.
+type Batch struct {
+	// Changes holds at most one entry per key; entries of one scope are not ordered among themselves.
+	Changes []Change
+	// Listed names the scopes that have been listed for the first time: all of their keys are in this batch or in
+	// earlier ones.
+	Listed []string
+}
+
+// Options tunes a Mirror.
+type Options struct {
+	// Relist is how often each scope is listed although nothing seems wrong. Default 5 minutes.
+	Relist time.Duration
+	// Log gets one line per broken watch. Required.
+	Log *slog.Logger
+}
+
+// Mirror follows any number of scopes. Its methods are safe for concurrent use.
+type Mirror struct {
+	store *store.Store
+	opts  Options
+	ctx   context.Context //nolint:containedctx // the mirror's own life, ended by Close
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	scopes  map[string]*scope
+	pending map[string]Change
+	listed  []string
+	wake    chan struct{}
+}
+
+// New makes a Mirror that follows nothing yet. Close ends it.
+func New(s *store.Store, opts Options) *Mirror {
+	if opts.Relist == 0 {
+		opts.Relist = 5 * time.Minute
+	}
+	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(context.Background()))
+	return &Mirror{
+		store: s, opts: opts, ctx: ctx, stop: stop,
+		scopes: map[string]*scope{}, pending: map[string]Change{}, wake: make(chan struct{}, 1),
+	}
+}
+
+// Close stops following and waits until all goroutines have ended.
+func (m *Mirror) Close() {
+	m.stop()
+	m.wg.Wait()
+}
+
+// Follow begins to follow a scope; a name that is followed already is left as it is. The ranges of different scopes must
+// not overlap.
+func (m *Mirror) Follow(name string, ranges ...Range) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.scopes[name] != nil || m.ctx.Err() != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(m.ctx)
+	s := &scope{mirror: m, name: name, ranges: ranges, stop: stop, known: map[string]int64{}}
+	m.scopes[name] = s
+	m.wg.Go(func() { s.run(ctx) })
+}
+
+// Unfollow ends a scope. Nothing of it is in any later batch, not even deletions of what it held.
+func (m *Mirror) Unfollow(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.scopes[name]
+	if s == nil {
+		return
+	}
+	s.stop()
+	delete(m.scopes, name)
+	maps.DeleteFunc(m.pending, func(_ string, c Change) bool { return c.Scope == name })
+	kept := m.listed[:0]
+	for _, l := range m.listed {
+		if l != name {
+			kept = append(kept, l)
+		}
+	}
+	m.listed = kept
+}
+
+// Wake is readable when Take has something to hand over.
+func (m *Mirror) Wake() <-chan struct{} { return m.wake }
+
+// Take hands over everything that is pending, and forgets it. It never blocks; the batch may be empty.
+func (m *Mirror) Take() Batch {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := Batch{Changes: make([]Change, 0, len(m.pending)), Listed: m.listed}
+	for _, c := range m.pending {
+		b.Changes = append(b.Changes, c)
+	}
+	clear(m.pending)
+	m.listed = nil
+	return b
+}
+
+// offer makes changes of a scope pending, unless the scope has been ended.
+func (m *Mirror) offer(s *scope, changes []Change, listed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.scopes[s.name] != s {
+		return
+	}
+	for _, c := range changes {
+		m.pending[c.Key] = c
+	}
+	if listed {
+		m.listed = append(m.listed, s.name)
+	}
+	if len(changes) > 0 || listed {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that weft's tests and lab need and this machine lacks. Installs nothing and needs no
+# root when nothing is missing. Services of the installed packages are not started: the lab runs its own.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+
+packages=(
+  openvswitch-switch etcd-server etcd-client dnsmasq-base # what a node runs
+  iptables conntrack iproute2 ethtool                     # what agents and their tests read back with
+  tcpdump iputils-ping iputils-arping socat               # what scenarios prove things with
+  git gcc libc6-dev                                       # the race detector links with C
+)
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+if ! command -v dpkg-query >/dev/null; then
+  printf 'deps: this is not a Debian system; install what these packages hold, then go on: %s\n' "${packages[*]}" >&2
+  exit 1
+fi
+
+missing=()
+for p in "${packages[@]}"; do
+  installed "$p" || missing+=("$p")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "deps: all ${#packages[@]} packages are installed"
+  exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  printf 'deps: run as root, or install by hand: apt-get install %s\n' "${missing[*]}" >&2
+  exit 1
+fi
+
+# A policy-rc.d that answers 101 keeps package scripts from starting services (invoke-rc.d(8)), with systemd or without.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap 'rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod +x $policy
+fi
+
+echo "deps: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "${missing[@]}"
