@@ -58,13 +58,15 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 		c.fleet.Close()
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	p := placer.New(s, c.fleet, opts.Log)
-	c.server = newServer(opts.Log)
-	api.New(api.Options{Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Unplaced: p.Kick}).Register(c.server)
-	healthv1.RegisterHealthServer(c.server, c.health)
-	reflection.Register(c.server)
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
+	p := placer.New(s, c.fleet, opts.Log)
+	c.server = newServer(opts.Log)
+	api.New(api.Options{
+		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Unplaced: p.Kick, Ending: background.Done(),
+	}).Register(c.server)
+	healthv1.RegisterHealthServer(c.server, c.health)
+	reflection.Register(c.server)
 	c.wg.Go(func() { p.Run(background) })
 	c.wg.Go(func() { binder.New(s, opts.Log).Run(background) })
 	return c, nil
@@ -78,8 +80,8 @@ func (c *Controller) Serve(l net.Listener) error {
 	return nil
 }
 
-// Stop lets calls under way end, for a few seconds, and stops everything. Streams are ended at once: their callers come
-// back to another replica.
+// Stop lets calls under way end, for a few seconds, and stops everything. Watches are ended at once: their callers go to
+// another replica.
 func (c *Controller) Stop() {
 	c.health.Shutdown()
 	c.stop()

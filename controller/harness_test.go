@@ -57,12 +57,14 @@ func (r *replica) stop() {
 // bench is the face of testing.TB that the harness needs.
 type bench struct {
 	testing.TB
-	etcd *storetest.Server
+	etcd       *storetest.Server
+	etcdClient *clientv3.Client
 }
 
 func newBench(tb testing.TB) *bench {
 	tb.Helper()
-	return &bench{TB: tb, etcd: storetest.Start(tb)}
+	server := storetest.Start(tb)
+	return &bench{TB: tb, etcd: server, etcdClient: server.Client()}
 }
 
 func (b *bench) context() context.Context {
@@ -119,7 +121,7 @@ func (b *bench) put(key string, m proto.Message) int64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	resp, err := b.etcd.Client().Put(b.context(), key, string(raw))
+	resp, err := b.etcdClient.Put(b.context(), key, string(raw))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -128,7 +130,7 @@ func (b *bench) put(key string, m proto.Message) int64 {
 
 func (b *bench) del(key string) {
 	b.Helper()
-	if _, err := b.etcd.Client().Delete(b.context(), key); err != nil {
+	if _, err := b.etcdClient.Delete(b.context(), key); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -136,7 +138,7 @@ func (b *bench) del(key string) {
 // read reads a key into a message; the revision is 0 when there is none.
 func (b *bench) read(key string, into proto.Message) int64 {
 	b.Helper()
-	resp, err := b.etcd.Client().Get(b.context(), key)
+	resp, err := b.etcdClient.Get(b.context(), key)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -175,12 +177,19 @@ func networkNode(physnets ...string) *storev1.Agent {
 // eventually waits for a condition.
 func (b *bench) eventually(what string, condition func() bool) {
 	b.Helper()
+	b.eventuallyOr(what, condition, func() {})
+}
+
+// eventuallyOr waits for a condition, and lets explain say more when it never comes.
+func (b *bench) eventuallyOr(what string, condition func() bool, explain func()) {
+	b.Helper()
 	ctx := b.context()
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
 	for !condition() {
 		select {
 		case <-ctx.Done():
+			explain()
 			b.Fatalf("never happened: %s", what)
 		case <-ticker.C:
 		}

@@ -182,6 +182,9 @@ func (m *Manager) Ensure(ctx context.Context, want desired.DHCP) error {
 }
 
 func (m *Manager) ensure(ctx context.Context, want desired.DHCP) error {
+	if err := m.releaseGone(want); err != nil {
+		return err
+	}
 	changed, err := m.writeFiles(want)
 	if err != nil {
 		return err

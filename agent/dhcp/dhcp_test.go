@@ -292,6 +292,27 @@ func TestANewHostTakesEffectWithoutARestart(t *testing.T) {
 	s.quiet(s.want(macA, macB))
 }
 
+// A lease lives in dnsmasq's memory to its end, whatever the hosts file says.
+func TestAnAddressGoesToAnotherClientOnceItsPortIsGone(t *testing.T) {
+	for name, between := range map[string]func(*site){"the agent is there": func(*site) {}, "the agent restarts": (*site).restart} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			pid := s.ensure(s.want(macB))
+			s.lease(macB)
+			between(s)
+			const other = "fa:16:3e:0a:0a:99"
+			want := s.want(macB)
+			want.Files["host"] = strings.ReplaceAll(want.Files["host"], macB, other)
+			if now := s.ensure(want); now != pid {
+				t.Errorf("pid %d, was %d", now, pid)
+			}
+			if got := s.lease(other).ACK.YourIPAddr.String(); got != addrB {
+				t.Errorf("address %s", got)
+			}
+		})
+	}
+}
+
 // With set: in the hosts file this kills dnsmasq 2.90 (see dhcpconf).
 func TestDnsmasqSurvivesReloadsBetweenLeases(t *testing.T) {
 	s := newSite(t)

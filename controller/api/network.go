@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/weft-sdn/weft/controller/fault"
@@ -79,6 +80,7 @@ func (s *Server) addNetwork(ctx context.Context, e *edit, n *weftv1.Network) err
 	n.DhcpPlacement = nil
 	setDefault(&n.Project, model.DefaultProject)
 	setDefault(&n.DnsDomain, model.DefaultDomain)
+	setTrue(&n.AdminStateUp)
 	if n.GetType() == weftv1.NetworkType_NETWORK_TYPE_UNSPECIFIED {
 		n.Type = weftv1.NetworkType_NETWORK_TYPE_VXLAN
 	}
@@ -107,6 +109,13 @@ func setDefault(s *string, value string) {
 	}
 }
 
+// setTrue decides a flag that is true unless it is said to be false.
+func setTrue(flag **bool) {
+	if *flag == nil {
+		*flag = proto.Bool(true)
+	}
+}
+
 func (s *Server) decideMTU(n *weftv1.Network) error {
 	most := s.opts.UnderlayMTU - overhead(n.GetType())
 	if n.GetMtu() == 0 {
@@ -121,8 +130,15 @@ func (s *Server) decideMTU(n *weftv1.Network) error {
 
 // decideSegment completes physical network and segment from the ranges. What is relied on of them is guarded.
 func (s *Server) decideSegment(ctx context.Context, e *edit, n *weftv1.Network) error {
+	if p := n.GetPhysicalNetwork(); p != "" && !model.ValidPhysicalNetwork(p) {
+		return model.Invalid("physical_network", "%q can't name a physical network", p)
+	}
 	switch n.GetType() {
-	case weftv1.NetworkType_NETWORK_TYPE_VLAN, weftv1.NetworkType_NETWORK_TYPE_VXLAN, weftv1.NetworkType_NETWORK_TYPE_GRE:
+	case weftv1.NetworkType_NETWORK_TYPE_VLAN:
+	case weftv1.NetworkType_NETWORK_TYPE_VXLAN, weftv1.NetworkType_NETWORK_TYPE_GRE:
+		if n.GetPhysicalNetwork() != "" {
+			return model.Invalid("physical_network", "a %s network has none", model.TypeName(n.GetType()))
+		}
 	case weftv1.NetworkType_NETWORK_TYPE_FLAT, weftv1.NetworkType_NETWORK_TYPE_UNSPECIFIED:
 		fallthrough
 	default:
@@ -222,6 +238,7 @@ func labelled[M messageOf](ctx context.Context, e *edit, k *record.Kind[M], id s
 
 func (s *Server) changeNetwork(ctx context.Context, e *edit, before record.Stored[*weftv1.Network], after *weftv1.Network, _ []string) error {
 	setDefault(&after.DnsDomain, model.DefaultDomain)
+	setTrue(&after.AdminStateUp)
 	if err := s.decideMTU(after); err != nil {
 		return err
 	}

@@ -120,6 +120,7 @@ func checkOwner(p *weftv1.Port) error {
 // newPort completes a port and appends all that it holds. The network must be guarded already.
 func (s *Server) newPort(ctx context.Context, e *edit, p *weftv1.Port, subnets []record.Stored[*weftv1.Subnet], purpose ipam.Purpose) error {
 	p.BoundHost = p.GetHost()
+	setTrue(&p.AdminStateUp)
 	if err := completeMAC(ctx, e, p); err != nil {
 		return err
 	}
@@ -185,6 +186,7 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 	if err := refuseSystem(before.Msg, "changed"); err != nil {
 		return err
 	}
+	setTrue(&after.AdminStateUp)
 	if err := checkOwner(after); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func (s *routerService) ListRouters(ctx context.Context, req *weftv1.ListRouters
 
 func (s *routerService) UpdateRouter(ctx context.Context, req *weftv1.UpdateRouterRequest) (*weftv1.Router, error) {
 	return s.routers.update(ctx, req, req.GetRouter(), func(_ context.Context, _ *edit, _ record.Stored[*weftv1.Router], after *weftv1.Router, _ []string) error {
+		setTrue(&after.AdminStateUp)
 		_, err := model.RouterFrom(after)
 		return err
 	})
@@ -119,6 +120,7 @@ func (s *Server) reroute(ctx context.Context, verb string, req routerRequest, ch
 func (s *Server) addRouter(_ context.Context, e *edit, r *weftv1.Router) error {
 	r.ExternalGateway, r.Interfaces, r.Routes, r.Placement = nil, nil, nil, nil
 	setDefault(&r.Project, model.DefaultProject)
+	setTrue(&r.AdminStateUp)
 	if _, err := model.RouterFrom(r); err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// Options is what a Server needs. All are required but Unplaced.
+// Options is what a Server needs. All are required but Unplaced and Ending.
 type Options struct {
 	Store *store.Store
 	Fleet *fleet.Fleet
@@ -27,6 +27,8 @@ type Options struct {
 	UnderlayMTU int
 	// Unplaced is called after something was stored that could not be placed.
 	Unplaced func()
+	// Ending is closed when the controller stops: watches end then, so that their callers go to another replica.
+	Ending <-chan struct{}
 }
 
 // Server implements all of weft's services. It is safe for concurrent use.

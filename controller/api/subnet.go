@@ -138,6 +138,15 @@ func (s *Server) addSubnet(ctx context.Context, e *edit, sub *weftv1.Subnet) err
 
 // serveDHCP makes the network's DHCP fit its subnets, and takes note when it has to wait for a node.
 func (s *Server) serveDHCP(ctx context.Context, e *edit, net record.Stored[*weftv1.Network], subnets []*weftv1.Subnet) error {
+	served := 0
+	for _, sub := range subnets {
+		if orTrue(sub.EnableDhcp) { //nolint:protogetter // presence
+			served++
+		}
+	}
+	if served > model.MaxFixedIPs {
+		return fault.Precondition("%s has %d subnets with DHCP already, which is as many as one server can serve", s.networks.Label(net.Msg), model.MaxFixedIPs)
+	}
 	placed, err := e.place().ServeDHCP(ctx, net, subnets)
 	e.unplaced = e.unplaced || !placed
 	return err
@@ -165,10 +174,7 @@ func completeSubnet(sub *weftv1.Subnet) error {
 		first := hosts.Start.String()
 		sub.GatewayIp = &first
 	}
-	if sub.EnableDhcp == nil {
-		enabled := true
-		sub.EnableDhcp = &enabled
-	}
+	setTrue(&sub.EnableDhcp)
 	completePools(sub, cidr)
 	return nil
 }

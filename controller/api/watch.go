@@ -26,10 +26,19 @@ func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchServic
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	w := &watcher{Server: s.Server, req: req, send: stream.Send}
-	return fault.Status(w.run(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- w.run(ctx) }()
+	select {
+	case err := <-ended:
+		return fault.Status(err)
+	case <-s.opts.Ending:
+		cancel()
+		<-ended
+		return fault.Status(fault.Unavailable("this controller stops; watch again, from the last bookmark, at another"))
+	}
 }
 
-// watcher is one Watch call. It belongs to one goroutine.
+// watcher is one Watch call. It belongs to one goroutine: its run.
 type watcher struct {
 	*Server
 	req  *weftv1.WatchRequest

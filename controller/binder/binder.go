@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/mirror"
@@ -263,11 +264,11 @@ func (b *Binder) rebind(ctx context.Context, v *record.View, t *txn.Txn, id, to 
 	k := b.ports[id]
 	kind := record.Ports()
 	port, err := kind.At(ctx, v, k.port.network, id)
-	if err != nil {
-		return err
-	}
-	if port.Revision != k.port.revision {
+	switch {
+	case fault.IsNotFound(err), err == nil && port.Revision != k.port.revision:
 		return store.ErrConflict // the mirror is about to tell
+	case err != nil:
+		return err
 	}
 	p := port.Copy()
 	p.BoundHost, p.UpdateTime = to, timestamppb.Now()

@@ -53,6 +53,9 @@ func Aborted(format string, args ...any) error { return refuse(codes.Aborted, fo
 // OutOfRange says that what was asked for lies outside of what is still there.
 func OutOfRange(format string, args ...any) error { return refuse(codes.OutOfRange, format, args...) }
 
+// Unavailable says that the caller has to go elsewhere, or come back.
+func Unavailable(format string, args ...any) error { return refuse(codes.Unavailable, format, args...) }
+
 // Label names an object for a person: kind, name if it has one, and id.
 func Label(kind, name, id string) string {
 	if name == "" {

@@ -157,7 +157,7 @@ func (c *Change) beginDHCP(ctx context.Context, net *weftv1.Network, served []*w
 	node := placement.GetNodes()[0]
 	port := &weftv1.Port{
 		Id: uuid.NewString(), Project: net.GetProject(), NetworkId: net.GetId(), DeviceId: net.GetId(), DeviceOwner: model.OwnerDHCP,
-		Host: node, BoundHost: node, CreateTime: c.Now, UpdateTime: c.Now,
+		Host: node, BoundHost: node, AdminStateUp: proto.Bool(true), CreateTime: c.Now, UpdateTime: c.Now,
 	}
 	if port.MacAddress, err = c.Alloc.MAC(ctx, net.GetId()); err != nil {
 		return err

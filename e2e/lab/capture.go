@@ -86,7 +86,11 @@ func (c *Capture) begin(ctx context.Context) error {
 func (c *Capture) follow(stdout, stderr io.Reader, listening chan<- struct{}) {
 	var readers sync.WaitGroup
 	readers.Go(func() {
-		eachLine(stdout, func(line string) { c.lines = append(c.lines, line) }, &c.mu)
+		eachLine(stdout, func(line string) {
+			if line != "" { // tcpdump ends with an empty one
+				c.lines = append(c.lines, line)
+			}
+		}, &c.mu)
 	})
 	readers.Go(func() {
 		eachLine(stderr, func(line string) {

@@ -302,11 +302,12 @@ func (l *Lab) awaitServing(ctx context.Context, h HostInfo, d Daemon, ready func
 
 // processes are the live processes of a daemon in the host, found by program name among the host's own pids.
 func (l *Lab) processes(h HostInfo, d Daemon) ([]procfs.Process, error) {
-	ns, err := h.Namespace("pid")
+	ns, err := h.Hold("pid")
 	if err != nil {
 		return nil, fmt.Errorf("host %s is powered off: %w", h.Name, err)
 	}
-	members, err := procfs.InNamespace("pid", ns)
+	defer ns.Close()
+	members, err := ns.Members()
 	return slices.DeleteFunc(members, func(p procfs.Process) bool { return p.Name() != d.program() }), err
 }
 

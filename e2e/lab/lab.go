@@ -170,7 +170,7 @@ func Names() ([]string, error) {
 		return nil, fmt.Errorf("list labs: %w", err)
 	}
 	var names []string
-	for _, e := range slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() }) {
+	for _, e := range slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() || !nameForm.MatchString(e.Name()) }) {
 		names = append(names, e.Name())
 	}
 	return names, nil

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -573,8 +574,12 @@ func TestVMGetsItsAddressByDHCP(t *testing.T) {
 	if err != nil || again.Spec.Lease.Address != vm.Spec.Lease.Address {
 		t.Errorf("as found by name: %+v, %v", again, err)
 	}
+	exec(t, vm.Space, "sh", "-c", "exec setsid --fork sleep 601 >/dev/null 2>&1")
 	if err := vm.Remove(ctx); err != nil {
 		t.Error(err)
+	}
+	if out := exec(t, cmp1.Space, "ps", "-eo", "args"); strings.Contains(out, "sleep 601") {
+		t.Errorf("a process outlived its VM:\n%s", out)
 	}
 	if running, err := cmp1.Processes(lab.DnsmasqDaemon); err != nil || len(running) != 1 {
 		t.Errorf("dnsmasq processes: %v, %v", running, err)
@@ -663,6 +668,28 @@ func TestTwoLabsStandSideBySide(t *testing.T) {
 	}
 	silent(t, host(t, right, "cmp1").Space, "10.31.0.102")
 	awaitPing(t, host(t, left, "cmp1").Space, "10.31.0.102")
+}
+
+func TestDownOfOneLabSparesAnother(t *testing.T) {
+	o := lab.Options{ComputeNodes: 2, Software: lab.OVSOnly}
+	var labs sync.WaitGroup
+	for side := range 2 {
+		labs.Go(func() {
+			o := o
+			o.Name = fmt.Sprintf("side%d-%d", side, os.Getpid())
+			for range 6 { // while one boots, the other one often goes down
+				l, err := lab.Up(within(t), o)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := l.Down(within(t)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	labs.Wait()
 }
 
 func TestMissingBinariesAreNamedWithTheRemedy(t *testing.T) {

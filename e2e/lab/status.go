@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"errors"
+
 	"github.com/weft-sdn/weft/e2e/lab/procfs"
 )
 
@@ -32,18 +34,18 @@ func (l *Lab) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	all, err := procfs.List()
-	if err != nil {
-		return Status{}, err
-	}
 	status := Status{Name: s.Name, VMs: s.VMs}
 	for _, h := range s.Hosts[1:] { // without the switch
-		status.Hosts = append(status.Hosts, s.hostStatus(h, all))
+		host, err := s.hostStatus(h)
+		if err != nil {
+			return Status{}, err
+		}
+		status.Hosts = append(status.Hosts, host)
 	}
 	return status, nil
 }
 
-func (s *state) hostStatus(h HostInfo, all []procfs.Process) HostStatus {
+func (s *state) hostStatus(h HostInfo) (HostStatus, error) {
 	status := HostStatus{HostInfo: h, Power: "off"}
 	for _, c := range s.Cuts {
 		if c.Host == h.Name {
@@ -51,29 +53,34 @@ func (s *state) hostStatus(h HostInfo, all []procfs.Process) HostStatus {
 		}
 	}
 	if !h.On() {
-		return status
+		return status, nil
 	}
-	ns, err := h.Namespace("pid")
-	if err != nil || !h.Alive() {
+	ns, err := h.Hold("pid")
+	if errors.Is(err, procfs.ErrGone) {
 		status.Power = "dead"
-		return status
+		return status, nil
+	}
+	if err != nil {
+		return status, err
+	}
+	defer ns.Close()
+	members, err := ns.Members()
+	if err != nil {
+		return status, err
 	}
 	status.Power = "on"
 	for _, d := range Daemons() {
-		if found := countDaemon(d, ns, all); found.Count > 0 {
+		if found := countDaemon(d, members); found.Count > 0 {
 			status.Daemons = append(status.Daemons, found)
 		}
 	}
-	return status
+	return status, nil
 }
 
-func countDaemon(d Daemon, pidNamespace string, all []procfs.Process) DaemonStatus {
+func countDaemon(d Daemon, members []procfs.Process) DaemonStatus {
 	found := DaemonStatus{Daemon: d}
-	for _, p := range all {
-		if p.Name() != d.program() {
-			continue
-		}
-		if ns, err := p.Namespace("pid"); err == nil && ns == pidNamespace {
+	for _, p := range members {
+		if p.Name() == d.program() {
 			found.Count++
 			found.Paused = found.Paused || p.Stopped()
 		}

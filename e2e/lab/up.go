@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -179,12 +180,31 @@ func (l *Lab) remove(ctx context.Context) error {
 	if err := endAll(ctx, inits); err != nil {
 		return fmt.Errorf("lab %s: %w", l.name, err)
 	}
-	if err := os.RemoveAll(l.dir); err != nil {
+	if err := l.removeFolder(); err != nil {
 		return fmt.Errorf("lab %s: remove its folder: %w", l.name, err)
 	}
 	// The last lab takes the common folder along; another one keeps it.
 	if err := os.Remove(Root); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", Root, err)
+	}
+	return nil
+}
+
+// removeFolder moves the folder away as a whole before it takes it apart: who waits for the lock in it sees the lab with its
+// lock, or neither. What a killed removal left is removed too. Lab names have no dots, so the pattern means this one.
+func (l *Lab) removeFolder() error {
+	away := filepath.Join(Root, ".gone."+l.name+".")
+	if err := os.Rename(l.dir, away+strconv.Itoa(os.Getpid())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	gone, err := filepath.Glob(away + "*")
+	if err != nil {
+		return err
+	}
+	for _, folder := range gone {
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -218,23 +238,20 @@ func (l *Lab) inits() ([]procfs.Process, error) {
 // endAll kills hosts by their pid 1. The kernel ends all of a pid namespace before its pid 1 is gone (pid_namespaces(7)).
 // What entered a host's mounts from outside, as nsenter(1) does, is not in its pid namespace and is ended after it.
 func endAll(ctx context.Context, inits []procfs.Process) error {
-	var mounts []string
-	for _, p := range inits {
-		// Before its first mount namespace exists nothing can have entered it.
-		if ns, err := p.Namespace("mnt"); err == nil {
-			mounts = append(mounts, ns)
+	mounts, err := holdMounts(inits)
+	defer func() {
+		for _, ns := range mounts {
+			ns.Close()
 		}
-	}
-	own, err := (procfs.ID{PID: os.Getpid()}).Namespace("mnt")
+	}()
 	if err != nil {
 		return err
 	}
-	mounts = slices.DeleteFunc(mounts, func(ns string) bool { return ns == own })
 	if err := end(ctx, inits); err != nil {
 		return err
 	}
 	for _, ns := range mounts {
-		strays, err := procfs.InNamespace("mnt", ns)
+		strays, err := ns.Members()
 		if err != nil {
 			return err
 		}
@@ -243,6 +260,35 @@ func endAll(ctx context.Context, inits []procfs.Process) error {
 		}
 	}
 	return nil
+}
+
+// holdMounts holds the hosts' mount namespaces, but never the caller's own, from before the hosts end until after the
+// search for strays: only a number that is held cannot come to mean somebody else's namespace.
+func holdMounts(inits []procfs.Process) (held []*procfs.Namespace, err error) {
+	own, err := procfs.HoldPath("mnt", "/proc/self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	for _, p := range inits {
+		ns, err := p.Hold("mnt")
+		if errors.Is(err, procfs.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return held, err
+		}
+		same, err := ns.Same(own)
+		if err != nil || same {
+			ns.Close()
+			if err != nil {
+				return held, err
+			}
+			continue
+		}
+		held = append(held, ns)
+	}
+	return held, nil
 }
 
 // end kills processes and waits until they are gone.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/weft-sdn/weft/e2e/lab/lease"
 	"github.com/weft-sdn/weft/e2e/lab/netspace"
@@ -164,6 +163,11 @@ func byHost(vms []*VM) map[string][]*VM {
 }
 
 func (l *Lab) makeVMs(ctx context.Context, host string, vms []*VM) error {
+	// An earlier life of the host may have left rows in its database. ovs-vswitchd would take the new devices for those as
+	// soon as they exist, and set them down again when the row is replaced.
+	if err := l.Unplug(ctx, vms...); err != nil {
+		return err
+	}
 	names := []string{"sh", "-c", `for n; do ip netns add "$n" || exit 1; done`, "sh"}
 	for _, vm := range vms {
 		names = append(names, vm.netns)
@@ -230,8 +234,12 @@ func (vm *VM) wireGuest(guest netspace.Target) error {
 		return err
 	}
 	// Linux otherwise asks once a second, which hides how fast the network became usable.
-	if err := guest.Sysctl("ipv4/neigh/"+VMDevice+"/retrans_time_ms", "10"); err != nil {
-		return err
+	// A request every 10 ms, but for as long as the kernel's default of three a second apart: a busy machine must not make
+	// a neighbour fail.
+	for name, value := range map[string]string{"retrans_time_ms": "10", "ucast_solicit": "300", "mcast_solicit": "300"} {
+		if err := guest.Sysctl("ipv4/neigh/"+VMDevice+"/"+name, value); err != nil {
+			return err
+		}
 	}
 	if err := setUp(inside, "lo"); err != nil {
 		return err
@@ -254,10 +262,10 @@ func (l *Lab) Plug(ctx context.Context, vms ...*VM) error {
 	return nil
 }
 
-// plugArgs replaces a row that an earlier life of the host left in its database.
+// plugArgs leaves a port that is there in place: makeVMs has removed stale ones.
 func (vm *VM) plugArgs() []string {
 	return []string{
-		"--", "--if-exists", "del-port", vm.Device, "--", "add-port", "br-int", vm.Device,
+		"--", "--may-exist", "add-port", "br-int", vm.Device,
 		"--", "set", "Interface", vm.Device, "external_ids:iface-id=" + vm.Spec.Port.ID,
 		fmt.Sprintf(`external_ids:attached-mac="%s"`, vm.Spec.Port.MAC), "external_ids:vm-id=" + vm.Spec.Name, "external_ids:iface-status=active",
 	}
@@ -362,23 +370,49 @@ func (vm *VM) dismantle(ctx context.Context, host netspace.Target) error {
 	if err := vm.removeDevice(host); err != nil {
 		return err
 	}
-	path := netspace.Target{PID: host.PID, Netns: vm.netns}.Path()
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); errors.Is(err, unix.ENOENT) {
+	ns, err := procfs.HoldPath("net", netspace.Target{PID: host.PID, Netns: vm.netns}.Path())
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
-	} else if err != nil {
-		return fmt.Errorf("find its namespace: %w", err)
 	}
-	members, err := procfs.InNamespace("net", fmt.Sprintf("net:[%d]", stat.Ino))
 	if err != nil {
 		return err
 	}
-	own := os.Getpid() // one of its threads may be inside just now
-	if err := end(ctx, slices.DeleteFunc(members, func(p procfs.Process) bool { return p.PID == own })); err != nil {
+	defer ns.Close()
+	if err := vm.endProcesses(ctx, ns); err != nil {
 		return err
 	}
 	_, err = vm.lab.space(vm.Spec.Host, "").Exec(ctx, "ip", "netns", "del", vm.netns)
 	return err
+}
+
+// endProcesses ends what runs in the VM. A process of the machine that has only a socket or a thread there just now, as this
+// one may, is not in the host's pid namespace and is spared.
+func (vm *VM) endProcesses(ctx context.Context, network *procfs.Namespace) error {
+	s, err := vm.lab.load()
+	if err != nil {
+		return err
+	}
+	host, err := s.host(vm.Spec.Host)
+	if err != nil {
+		return err
+	}
+	pids, err := host.Hold("pid")
+	if err != nil {
+		return fmt.Errorf("host %s: %w", host.Name, err)
+	}
+	defer pids.Close()
+	ofHost, err := pids.Members()
+	if err != nil {
+		return err
+	}
+	members, err := network.Members()
+	if err != nil {
+		return err
+	}
+	inside := func(p procfs.Process) bool {
+		return slices.ContainsFunc(ofHost, func(q procfs.Process) bool { return q.ID == p.ID })
+	}
+	return end(ctx, slices.DeleteFunc(members, func(p procfs.Process) bool { return !inside(p) }))
 }
 
 func (vm *VM) removeDevice(host netspace.Target) error {

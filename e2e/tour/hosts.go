@@ -22,6 +22,10 @@ func (t *Tour) agentRestart(ctx context.Context) error {
 		}
 	}
 	began := time.Now()
+	started, err := t.startTimes(ctx)
+	if err != nil {
+		return err
+	}
 	runs, err := t.pings(ctx)
 	if err != nil {
 		return err
@@ -38,7 +42,16 @@ func (t *Tour) agentRestart(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := t.workAgain(ctx); err != nil {
+	err = until(ctx, "the new agents are at work", func() (bool, error) {
+		now, err := t.startTimes(ctx)
+		for node, time := range started {
+			if now[node] == time {
+				return false, err
+			}
+		}
+		return true, err
+	})
+	if err != nil {
 		return err
 	}
 	if err := t.noneLost(runs); err != nil {
@@ -57,7 +70,17 @@ func (t *Tour) agentRestart(ctx context.Context) error {
 		}
 	}
 	t.proved("flows, ports, rules, namespaces and processes on %s are the very same", strings.Join(nodes(), ", "))
-	return nil
+	return t.workAgain(ctx)
+}
+
+// startTimes are when each node's agent says it started: it says so once it has planned and written what its node needs.
+func (t *Tour) startTimes(ctx context.Context) (map[string]string, error) {
+	have, err := get[[]object](ctx, t, "node list")
+	out := map[string]string{}
+	for _, n := range have {
+		out[n.text("id")] = n.text("start_time")
+	}
+	return out, err
 }
 
 // workAgain proves that the restarted agents work, by a VM on each compute node.
@@ -105,11 +128,11 @@ func (t *Tour) untouched(ctx context.Context, node string, since time.Duration) 
 var flowAge = regexp.MustCompile(`duration=([0-9.]+s)`)
 
 func (t *Tour) wholeDeletion(ctx context.Context) error {
-	for name, vm := range t.vms {
+	for _, vm := range t.vms {
 		if err := vm.Remove(ctx); err != nil {
 			return err
 		}
-		if err := t.do(ctx, "port delete "+name); err != nil {
+		if err := t.do(ctx, "port delete "+vm.Spec.Port.ID); err != nil {
 			return err
 		}
 	}
@@ -119,7 +142,11 @@ func (t *Tour) wholeDeletion(ctx context.Context) error {
 		return err
 	}
 	for _, n := range []string{"net1", "net2", "net3", "net4", "red", "blue", "ext1", "ext2"} {
-		if err := t.all(ctx, "subnet delete sub-"+n, "network delete "+n); err != nil {
+		project := ""
+		if n == "red" || n == "blue" {
+			project = " --project " + n
+		}
+		if err := t.all(ctx, "subnet delete sub-"+n+project, "network delete "+n+project); err != nil {
 			return err
 		}
 	}

@@ -158,7 +158,7 @@ func (t *Tour) address(ctx context.Context, name string) (netip.Addr, error) {
 		FixedIPs []struct {
 			IP netip.Addr `json:"ip_address"`
 		} `json:"fixed_ips"`
-	}](ctx, t, "port show "+name)
+	}](ctx, t, "port show "+t.vms[name].Spec.Port.ID)
 	if err != nil {
 		return netip.Addr{}, err
 	}

@@ -112,21 +112,22 @@ func (c call) apply(want fleet.File, dryRun bool) error {
 func (c call) current(project string) (fleet.Current, error) {
 	var cur fleet.Current
 	all, own := client.Query{}, client.Query{Project: project}
-	err := errors.Join(
-		fetch(c, client.SegmentRange, all, &cur.SegmentRanges),
-		fetch(c, client.Network, all, &cur.Networks),
-		fetch(c, client.Subnet, all, &cur.Subnets),
-		fetch(c, client.Port, own, &cur.Ports),
-		fetch(c, client.Router, own, &cur.Routers),
-		fetch(c, client.FloatingIP, own, &cur.FloatingIPs),
-	)
-	return cur, err
+	for _, read := range []func() error{
+		func() error { return fetch(c, client.SegmentRange, all, &cur.SegmentRanges) },
+		func() error { return fetch(c, client.Network, all, &cur.Networks) },
+		func() error { return fetch(c, client.Subnet, all, &cur.Subnets) },
+		func() error { return fetch(c, client.Port, own, &cur.Ports) },
+		func() error { return fetch(c, client.Router, own, &cur.Routers) },
+		func() error { return fetch(c, client.FloatingIP, own, &cur.FloatingIPs) },
+	} {
+		if err := read(); err != nil {
+			return cur, err
+		}
+	}
+	return cur, nil
 }
 
 func fetch[M proto.Message](c call, k client.Kind, q client.Query, to *[]M) error {
-	if c.Err() != nil {
-		return c.Err()
-	}
 	objs, err := c.conn.List(c, k, q)
 	if err != nil {
 		return fmt.Errorf("reading the %ss: %w", k.Noun(), err)

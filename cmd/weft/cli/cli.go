@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
 	"github.com/weft-sdn/weft/cmd/weft/cli/render"
@@ -57,13 +58,12 @@ func Main(ctx context.Context, env Env) int {
 // report prints an error and returns the exit code it stands for.
 func (a *app) report(cmd *cobra.Command, err error) int {
 	fmt.Fprintf(a.env.Stderr, "error: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	var answer *client.Error
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):
 		fmt.Fprintf(a.env.Stderr, "see: %s --help\n", cmd.CommandPath())
 		return ExitUsage
-	case errors.As(err, &answer) && answer.Unreachable():
+	case client.IsUnreachable(err):
 		return ExitUnreachable
 	}
 	return ExitRefused
@@ -85,9 +85,9 @@ type app struct {
 	timeout time.Duration
 	wait    waitFlags
 
-	root_  *cobra.Command
-	format render.Format
-	conn   *client.Client
+	globals *pflag.FlagSet // the flags above, to know which were given
+	format  render.Format
+	conn    *client.Client
 }
 
 const rootLong = `weft manages the virtual networks of a fleet through its controllers.
@@ -108,6 +108,7 @@ func (a *app) root() *cobra.Command {
 	cmd.SetOut(a.env.Stdout)
 	cmd.SetErr(a.env.Stderr)
 	f := cmd.PersistentFlags()
+	a.globals = f
 	f.StringSliceVar(&a.servers, "server", []string{defaultServer}, "controllers, `host:port` or unix:/path, comma separated; the first that answers serves (environment: WEFT_SERVER)")
 	f.StringVar(&a.project, "project", defaultProject, "`project` that names belong to and new objects go to (environment: WEFT_PROJECT)")
 	f.StringVarP(&a.output, "output", "o", string(render.Table), "`format`: "+strings.Join(render.Formats(), ", "))
@@ -120,7 +121,6 @@ func (a *app) root() *cobra.Command {
 	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.segmentCmd(),
 		a.nodeCmd(), a.applyCmd(), a.watchCmd())
 	group(cmd)
-	a.root_ = cmd
 	return cmd
 }
 
@@ -168,7 +168,7 @@ func (a *app) close() {
 // givenProject is the project that a new object is to be in: the one the user named, else none, so that the controllers'
 // defaults hold (a port goes to its network's project).
 func (a *app) givenProject() string {
-	if a.root_.PersistentFlags().Changed("project") {
+	if a.globals.Changed("project") {
 		return a.project
 	}
 	return ""

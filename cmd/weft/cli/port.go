@@ -22,11 +22,18 @@ func (a *app) portCmd() *cobra.Command {
 		blank: func(id string) *weftv1.Port { return &weftv1.Port{Id: id} },
 		attrs: portAttrs(),
 		columns: []render.Column{
-			{Head: "ID", Path: "id"}, {Head: "NAME", Path: "name"}, {Head: "MAC", Path: "mac_address"},
-			{Head: "ADDRESSES", Path: "fixed_ips.ip_address"}, {Head: "NODE", Path: "bound_host"}, {Head: "STATUS", Path: "status.state"},
-			{Head: "OWNER", Path: "device_owner"}, {Head: "DEVICE", Path: "device_id", Wide: true},
-			{Head: "NETWORK", Path: "network_id", Wide: true}, {Head: "HOST", Path: "host", Wide: true},
-			{Head: "UP", Path: "admin_state_up", Wide: true}, {Head: "PROJECT", Path: "project", Wide: true},
+			{Head: "ID", Path: "id"},
+			{Head: "NAME", Path: "name"},
+			{Head: "MAC", Path: "mac_address"},
+			{Head: "ADDRESSES", Path: "fixed_ips.ip_address"},
+			{Head: "NODE", Path: "bound_host"},
+			{Head: "STATUS", Path: "status.state"},
+			{Head: "OWNER", Path: "device_owner"},
+			{Head: "DEVICE", Path: "device_id", Wide: true},
+			{Head: "NETWORK", Path: "network_id", Wide: true},
+			{Head: "HOST", Path: "host", Wide: true},
+			{Head: "UP", Path: "admin_state_up", Wide: true},
+			{Head: "PROJECT", Path: "project", Wide: true},
 			{Head: "CREATED", Path: "create_time", Wide: true},
 		},
 		filters: []listFilter{
@@ -47,7 +54,7 @@ func portAttrs() []attr[*weftv1.Port] {
 	return append(upDown("admin_state_up", func(p port, up bool) { p.AdminStateUp = proto.Bool(up) }), []attr[port]{
 		{flag: "name", usage: "new `name`", on: onUpdate, field: "name", set: text(func(p port, s string) { p.Name = s })},
 		{flag: "network", usage: "its `network`", on: onCreate, required: true, kind: client.Network, set: reference(client.Network, func(p port, id string) { p.NetworkId = id })},
-		{flag: "ip", usage: "fixed `address` (default: one from the first subnet that has any); none: no address", shape: repeated, on: onBoth, field: "fixed_ips", set: setIPs},
+		{flag: "ip", usage: "fixed `address` (default: one from the first subnet that has any); none, for update: no address", shape: repeated, on: onBoth, field: "fixed_ips", set: setIPs},
 		{flag: "subnet", usage: "any free address of this `subnet`, besides those of --ip", shape: repeated, on: onBoth, field: "fixed_ips", kind: client.Subnet, set: addSubnets},
 		{flag: "mac", usage: "MAC `address` (default: drawn below fa:16:3e)", on: onBoth, field: "mac_address", set: text(func(p port, s string) { p.MacAddress = s })},
 		{flag: "host", usage: "`node` it will be plugged on (default: the first where it appears)", on: onBoth, field: "host", kind: client.Node, set: text(func(p port, s string) { p.Host = unlessNone(s) })},
@@ -59,6 +66,9 @@ func portAttrs() []attr[*weftv1.Port] {
 
 func setIPs(_ call, p *weftv1.Port, ips []string) error {
 	if len(ips) == 1 && unlessNone(ips[0]) == "" {
+		if p.GetId() == "" {
+			return usagef("a new port gets an address where its network has any; take it away with `weft port update --ip none`")
+		}
 		return nil
 	}
 	p.FixedIps = append(p.FixedIps, fixedIPs(ips)...)

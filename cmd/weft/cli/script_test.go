@@ -55,6 +55,8 @@ func TestScripts(t *testing.T) {
 				Setup: func(e *testscript.Env) error {
 					e.Setenv("WEFT_SERVER", c.endpoint)
 					e.Setenv("EXAMPLE", example)
+					// Otherwise every weft, built with the race detector, sleeps a second before it exits.
+					e.Setenv("GORACE", "atexit_sleep_ms=0")
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -33,9 +33,14 @@ func (a *app) segmentCmd() *cobra.Command {
 			{flag: "max", usage: "last segment `N`, instead of --range", on: onBoth, field: "maximum", set: number(func(r rng, n uint32) { r.Maximum = n })},
 		},
 		columns: []render.Column{
-			{Head: "ID", Path: "id"}, {Head: "NAME", Path: "name"}, {Head: "TYPE", Path: "type"},
-			{Head: "PHYSNET", Path: "physical_network"}, {Head: "MIN", Path: "minimum"}, {Head: "MAX", Path: "maximum"},
-			{Head: "USED", Path: "used"}, {Head: "CREATED", Path: "create_time", Wide: true},
+			{Head: "ID", Path: "id"},
+			{Head: "NAME", Path: "name"},
+			{Head: "TYPE", Path: "type"},
+			{Head: "PHYSNET", Path: "physical_network"},
+			{Head: "MIN", Path: "minimum"},
+			{Head: "MAX", Path: "maximum"},
+			{Head: "USED", Path: "used"},
+			{Head: "CREATED", Path: "create_time", Wide: true},
 		},
 		filters: []listFilter{{flag: "type", usage: "of this `type`", path: "type"}, {flag: "physnet", usage: "on this physical `network`", path: "physical_network"}},
 	})...)

@@ -86,25 +86,26 @@ func (c call) await(k client.Kind, id string, want expect) (proto.Message, error
 	progress := newProgress(c.env.Stderr)
 	defer progress.done()
 	var last *weftv1.ObjectStatus
+	name := id
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		m, err := c.conn.Get(ctx, k, id)
 		switch {
 		case err == nil:
-			last = client.Status(m)
-		case ctx.Err() != nil:
-			return nil, c.waitedInVain(k, id, last)
-		default:
-			return nil, fmt.Errorf("waiting for %s %s: %w", k.Noun(), id, err)
+			name, last = shown(m), client.Status(m)
+		case c.Err() != nil:
+			return nil, c.waitedInVain(k, name, last)
+		case !client.IsUnreachable(err): // controllers may be away for a moment; what is waited for goes on
+			return nil, fmt.Errorf("waiting for %s %s: %w", k.Noun(), name, err)
 		}
 		switch {
-		case want.met(last.GetState()):
+		case err == nil && want.met(last.GetState()):
 			return m, nil
 		case last.GetState() == weftv1.State_STATE_ERROR:
-			return nil, fmt.Errorf("%s %s: %s", k.Noun(), shown(m), last.GetMessage())
+			return nil, fmt.Errorf("%s %s: %s", k.Noun(), name, last.GetMessage())
 		}
-		progress.show("waiting for %s %s: %s", k.Noun(), shown(m), statusText(last))
+		progress.show("waiting for %s %s: %s", k.Noun(), name, statusText(last))
 		if !sleep(ctx, pause) {
-			return nil, c.waitedInVain(k, shown(m), last)
+			return nil, c.waitedInVain(k, name, last)
 		}
 	}
 }

@@ -1,13 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
 	"github.com/weft-sdn/weft/cmd/weft/cli/render"
@@ -93,7 +93,7 @@ func (c call) watch(req *weftv1.WatchRequest, count int) error {
 		}
 		return nil
 	})
-	if err == (errEnough{}) { //nolint:errorlint // compared as the very value the function above returns
+	if errors.Is(err, errEnough{}) {
 		return nil
 	}
 	return err
@@ -142,7 +142,7 @@ func eventLine(e *weftv1.WatchEvent, wide bool) string {
 // eventObject is the object that an event is about, nil when there is none.
 func eventObject(e *weftv1.WatchEvent) proto.Message {
 	m := e.ProtoReflect()
-	var of protoreflect.FieldDescriptor = m.WhichOneof(m.Descriptor().Oneofs().ByName("object"))
+	of := m.WhichOneof(m.Descriptor().Oneofs().ByName("object"))
 	if of == nil {
 		return nil
 	}

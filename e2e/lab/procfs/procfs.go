@@ -41,16 +41,6 @@ func (p Process) Name() string {
 // Stopped tells whether a SIGSTOP holds the process.
 func (p Process) Stopped() bool { return p.State == 'T' }
 
-// Namespace is the identity of one of the process's namespaces, such as "pid:[4026531836]". Kind is a name under
-// /proc/<pid>/ns: mnt, net, pid, …. ErrGone when the process ended meanwhile.
-func (id ID) Namespace(kind string) (string, error) {
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", id.PID, kind))
-	if err != nil {
-		return "", gone(err)
-	}
-	return link, nil
-}
-
 // Alive tells whether exactly this process still runs; a zombie does not.
 func (id ID) Alive() bool {
 	p, err := Read(id.PID)
@@ -99,21 +89,6 @@ func List() ([]Process, error) {
 		found = append(found, p)
 	}
 	return found, nil
-}
-
-// InNamespace returns the live processes whose namespace of that kind is the given one (a value of Namespace).
-func InNamespace(kind, namespace string) ([]Process, error) {
-	all, err := List()
-	if err != nil {
-		return nil, err
-	}
-	var members []Process
-	for _, p := range all {
-		if ns, err := p.Namespace(kind); err == nil && ns == namespace {
-			members = append(members, p)
-		}
-	}
-	return members, nil
 }
 
 // parseStat reads state (field 3) and starttime (field 22) of proc_pid_stat(5). Field 2, the program's name, may hold

@@ -41,10 +41,10 @@ func (e *Error) Unreachable() bool {
 	return e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded
 }
 
-// IsNotFound reports whether the error says that an object does not exist.
-func IsNotFound(err error) bool {
+// IsUnreachable reports whether an error is an Error that is Unreachable.
+func IsUnreachable(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Code == codes.NotFound
+	return errors.As(err, &e) && e.Unreachable()
 }
 
 // fail converts an error of a call; nil becomes an Error of code OK.

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// File is what a fleet file says. A field that is left out (nil) is left as it is stored, and has its default on
-// creation; a list that is given is complete. Objects are known by their names, which must be unique among the objects of
+// File is what a fleet file says. A field that is left out (nil), or has a value that stands for the controllers' choice
+// (segmentation_id: 0), is left as it is stored, and has its default on creation; a list that is given is complete. Objects are known by their names, which must be unique among the objects of
 // their kind in the project (a subnet's on its network). What is stored and not in the file is left alone.
 type File struct {
 	// Project holds every object of the file; "" stands for the one of the command line.

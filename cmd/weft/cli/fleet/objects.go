@@ -36,7 +36,7 @@ func (p *planner) segmentRange(w where, r SegmentRange) {
 		where: w, phase: phaseSegmentRange, noun: nounRange, name: r.Name, object: obj,
 		fields: []string{"type", "minimum", "maximum"}, mutable: []string{"minimum", "maximum"},
 	}
-	given(&wish, "physical_network", r.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
+	chosen(&wish, "physical_network", r.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
 	cur, stored := known(p, p.current.SegmentRanges, nounRange, r.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateSegmentRangeRequest{SegmentRange: obj} },
@@ -54,13 +54,13 @@ func (p *planner) network(w where, n Network) {
 		mutable: []string{"admin_state_up", "shared", "external", "mtu", "dns_domain"},
 	}
 	given(&wish, "type", n.Type, func(s string) { obj.Type = p.networkType(w, s) })
-	given(&wish, "physical_network", n.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
-	given(&wish, "segmentation_id", n.SegmentationID, func(v uint32) { obj.SegmentationId = v })
-	given(&wish, "mtu", n.MTU, func(v int32) { obj.Mtu = v })
+	chosen(&wish, "physical_network", n.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
+	chosen(&wish, "segmentation_id", n.SegmentationID, func(v uint32) { obj.SegmentationId = v })
+	chosen(&wish, "mtu", n.MTU, func(v int32) { obj.Mtu = v })
 	given(&wish, "external", n.External, func(b bool) { obj.External = b })
 	given(&wish, "shared", n.Shared, func(b bool) { obj.Shared = b })
 	given(&wish, "admin_state_up", n.AdminStateUp, func(b bool) { obj.AdminStateUp = &b })
-	given(&wish, "dns_domain", n.DNSDomain, func(s string) { obj.DnsDomain = s })
+	chosen(&wish, "dns_domain", n.DNSDomain, func(s string) { obj.DnsDomain = s })
 	cur, stored := known(p, p.current.Networks, nounNetwork, n.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateNetworkRequest{Network: obj} },
@@ -82,11 +82,9 @@ func (p *planner) subnet(w where, network string, s Subnet) {
 		mutable: []string{"allocation_pools", "dns_nameservers", "host_routes", "enable_dhcp"},
 	}
 	given(&wish, "gateway_ip", s.GatewayIP, func(g string) { obj.GatewayIp = proto.String(canonical(orNone(g))) })
-	list(&wish, "allocation_pools", s.AllocationPools, func(pools []Pool) {
-		for _, pool := range pools {
-			obj.AllocationPools = append(obj.AllocationPools, &weftv1.AllocationPool{Start: canonical(pool.Start), End: canonical(pool.End)})
-		}
-	})
+	if len(s.AllocationPools) > 0 { // no pool stands for the default
+		list(&wish, "allocation_pools", s.AllocationPools, func(pools []Pool) { obj.AllocationPools = poolsOf(pools) })
+	}
 	list(&wish, "dns_nameservers", s.DNSNameservers, func(l []string) { obj.DnsNameservers = l })
 	list(&wish, "host_routes", s.HostRoutes, func(l []Route) { obj.HostRoutes = routesOf(l) })
 	given(&wish, "enable_dhcp", s.EnableDHCP, func(b bool) { obj.EnableDhcp = &b })
@@ -106,7 +104,7 @@ func (p *planner) port(w where, port Port) {
 		where: w, phase: phasePort, noun: nounPort, name: port.Name, object: obj, fields: []string{"network_id"},
 		mutable: []string{"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts"},
 	}
-	given(&wish, "mac_address", port.MACAddress, func(s string) { obj.MacAddress = canonical(s) })
+	chosen(&wish, "mac_address", port.MACAddress, func(s string) { obj.MacAddress = canonical(s) })
 	list(&wish, "fixed_ips", port.FixedIPs, func(l []FixedIP) { obj.FixedIps = p.fixedIPs(w, l) })
 	given(&wish, "host", port.Host, func(s string) { obj.Host = orNone(s) })
 	given(&wish, "device_id", port.DeviceID, func(s string) { obj.DeviceId = s })
@@ -125,6 +123,12 @@ func (p *planner) port(w where, port Port) {
 			obj.Id = cur.GetId()
 			return &weftv1.UpdatePortRequest{Port: obj, UpdateMask: maskOf(mask)}
 		})
+	if stored == nil && port.FixedIPs != nil && len(port.FixedIPs) == 0 {
+		// A new port gets an address where there is any; only an update can take it away.
+		p.update(phasePort, nounPort, port.Name, "fixed_ips", &weftv1.UpdatePortRequest{
+			Port: &weftv1.Port{Id: p.ids[placeholder(nounPort, port.Name)]}, UpdateMask: maskOf([]string{"fixed_ips"}),
+		})
+	}
 	p.unchanged(phasePort, nounPort, port.Name)
 }
 
@@ -160,13 +164,13 @@ func (p *planner) floatingIP(w where, f FloatingIP, wanted map[string]string) {
 		mutable: []string{"port_id", "fixed_ip_address"},
 	}
 	cur, stored := known(p, p.current.FloatingIPs, nounFloatingIP, f.Name)
-	given(&wish, "ip_address", f.IPAddress, func(s string) { obj.IpAddress = canonical(s) })
+	chosen(&wish, "ip_address", f.IPAddress, func(s string) { obj.IpAddress = canonical(s) })
 	given(&wish, "port_id", f.Port, func(s string) {
 		if orNone(s) != "" {
 			obj.PortId = p.portID(w, s)
 		}
 	})
-	given(&wish, "fixed_ip_address", f.FixedIPAddress, func(s string) { obj.FixedIpAddress = canonical(s) })
+	chosen(&wish, "fixed_ip_address", f.FixedIPAddress, func(s string) { obj.FixedIpAddress = canonical(s) })
 	if f.Port != nil && cur.GetPortId() != "" && obj.GetPortId() != cur.GetPortId() {
 		heir := wanted[cur.GetPortId()]
 		if obj.GetPortId() == "" || (heir != "" && heir != f.Name) {

@@ -85,6 +85,20 @@ networks:
 		{"an address written otherwise is the same", `ports: [{name: p, network: x, mac_address: "FA-16-3E-00-00-01", fixed_ips: ["10.0.0.5"]}]
 networks: [{name: x}]`, `ports: [{name: p, network: x, mac_address: "fa:16:3e:00:00:01"}]
 networks: [{name: x}]`, nil},
+		{
+			"values that leave the choice to the controllers", nets,
+			strings.Replace(nets, "mtu: 1400,", `mtu: 0, segmentation_id: 0, dns_domain: "", physical_network: "",`, 1) +
+				`ports: [{name: p, network: net, mac_address: ""}]`,
+			[]string{"created port p"},
+		},
+		{
+			"a port without addresses", nets, nets + `ports: [{name: p, network: net, fixed_ips: []}]`,
+			[]string{"created port p", "updated port p: fixed_ips"},
+		},
+		{
+			"a port loses its addresses", nets + `ports: [{name: p, network: net}]`, nets + `ports: [{name: p, network: net, fixed_ips: []}]`,
+			[]string{"updated port p: fixed_ips"},
+		},
 		{"name servers have an order", nets, strings.Replace(nets, "192.0.2.1, 192.0.2.2", "192.0.2.2, 192.0.2.1", 1), []string{"updated subnet net/a: dns_nameservers"}},
 		{"an empty list clears", nets, strings.Replace(nets, "[192.0.2.1, 192.0.2.2]", "[]", 1), []string{"updated subnet net/a: dns_nameservers"}},
 		{"a list left out stays", nets, strings.Replace(nets, "dns_nameservers: [192.0.2.1, 192.0.2.2],", "", 1), nil},
@@ -137,7 +151,8 @@ networks: [{name: x}]`, nil},
 		},
 		{
 			"a floating IP is let go", nets + "ports: [{name: p1, network: net}]\nfloating_ips: [{name: f1, network: ext, port: p1}]",
-			nets + "floating_ips: [{name: f1, network: ext, port: none}]", []string{"updated floating IP f1: disassociated"},
+			nets + "floating_ips: [{name: f1, network: ext, port: none}]",
+			[]string{"updated floating IP f1: disassociated"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -57,12 +58,17 @@ func (s *simulator) call(a Action, req proto.Message) {
 		s.cur.SegmentRanges = append(s.cur.SegmentRanges, r.GetSegmentRange())
 	case *weftv1.CreateNetworkRequest:
 		r.Network.Id = s.id(a)
+		r.Network.SegmentationId = cmp.Or(r.GetNetwork().GetSegmentationId(), 5000)
+		r.Network.DnsDomain = cmp.Or(r.GetNetwork().GetDnsDomain(), "weft.internal")
 		s.cur.Networks = append(s.cur.Networks, r.GetNetwork())
 	case *weftv1.CreateSubnetRequest:
 		r.Subnet.Id, r.Subnet.Project = s.id(a), "default"
 		s.cur.Subnets = append(s.cur.Subnets, r.GetSubnet())
 	case *weftv1.CreatePortRequest:
 		r.Port.Id = s.id(a)
+		if len(r.GetPort().GetFixedIps()) == 0 {
+			r.Port.FixedIps = []*weftv1.FixedIp{{SubnetId: "any", IpAddress: "10.0.0.200"}}
+		}
 		s.cur.Ports = append(s.cur.Ports, r.GetPort())
 	case *weftv1.CreateRouterRequest:
 		r.Router.Id = s.id(a)

@@ -32,6 +32,14 @@ func given[T any](w *wish, field string, v *T, set func(T)) {
 	}
 }
 
+// chosen is given, but a zero value leaves the choice to the controllers, as if the file did not give the field.
+func chosen[T comparable](w *wish, field string, v *T, set func(T)) {
+	var zero T
+	if v != nil && *v != zero {
+		given(w, field, v, set)
+	}
+}
+
 // list notes a list that the file gives; an empty one is given, a nil one is not.
 func list[T any](w *wish, field string, v []T, set func([]T)) {
 	if v != nil {
@@ -185,6 +193,14 @@ func openness(f *weftv1.FixedIp) int {
 		return 1
 	}
 	return 2
+}
+
+func poolsOf(in []Pool) []*weftv1.AllocationPool {
+	out := make([]*weftv1.AllocationPool, len(in))
+	for i, p := range in {
+		out[i] = &weftv1.AllocationPool{Start: canonical(p.Start), End: canonical(p.End)}
+	}
+	return out
 }
 
 // routeOf and the like convert what the file says into API messages.

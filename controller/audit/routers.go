@@ -1,0 +1,149 @@
+package audit
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// router checks routers, their ports and their placement.
+func (a *auditor) router() {
+	for id, r := range a.routers {
+		typed, err := model.RouterFrom(r)
+		if err != nil {
+			a.findf("router %s: %v", id, err)
+			continue
+		}
+		for rank, node := range typed.Nodes {
+			a.expect(keys.HostObject(node, keys.KindRouter, id), &storev1.RouterBinding{Rank: int32(rank)}) //nolint:gosec // a few nodes
+		}
+		a.active(id, typed.Nodes)
+		if g := typed.Gateway; g != nil {
+			a.leg(id, g.Port, g.Network, g.FixedIPs, model.OwnerRouterGateway)
+			if n := a.networks[g.Network]; n != nil && !n.GetExternal() {
+				a.findf("router %s has its gateway on network %s, which is not external", id, g.Network)
+			}
+		}
+		for _, in := range typed.Interfaces {
+			a.leg(id, in.Port, in.Network, []model.FixedIP{{Subnet: in.Subnet, IP: in.IP}}, model.OwnerRouterInterface)
+		}
+		if (typed.Gateway != nil || len(typed.Interfaces) > 0) && r.GetPlacement() == nil {
+			a.findf("router %s is attached to a network but was never placed", id)
+		}
+		a.behind(typed)
+	}
+}
+
+// active checks the node that forwards. A router that lost its place keeps the key, without a node, for its epoch.
+func (a *auditor) active(id string, nodes []string) {
+	key := keys.Active(id)
+	switch {
+	case len(nodes) > 0:
+		a.expect(key, &storev1.ActiveRouter{Node: nodes[0]})
+	case a.derived[key] != nil:
+		a.expect(key, &storev1.ActiveRouter{})
+	}
+}
+
+// leg checks that a port of a router's is what the router says of it.
+func (a *auditor) leg(router, port, network string, fixed []model.FixedIP, owner string) {
+	p := a.ports[port]
+	if p.GetNetworkId() != network || p.GetDeviceOwner() != owner || p.GetDeviceId() != router || p.GetBoundHost() != "" {
+		a.findf("router %s: its port %s is missing or another's", router, port)
+		return
+	}
+	same := len(p.GetFixedIps()) == len(fixed)
+	for i, f := range p.GetFixedIps() {
+		same = same && f.GetSubnetId() == fixed[i].Subnet && f.GetIpAddress() == fixed[i].IP.String()
+	}
+	if !same {
+		a.findf("router %s: its port %s has other addresses than it says", router, port)
+	}
+}
+
+// behind checks that no two subnets of a router overlap and that its routes lead into one of them.
+func (a *auditor) behind(r model.Router) {
+	var ids []string
+	for _, in := range r.Interfaces {
+		ids = append(ids, in.Subnet)
+	}
+	if r.Gateway != nil {
+		for _, f := range r.Gateway.FixedIPs {
+			ids = append(ids, f.Subnet)
+		}
+	}
+	var cidrs []netip.Prefix
+	for _, id := range ids {
+		cidr, err := netip.ParsePrefix(a.subnets[id].GetCidr())
+		if err != nil {
+			a.findf("router %s: its subnet %s does not exist", r.ID, id)
+			continue
+		}
+		if r.Gateway == nil || !slices.ContainsFunc(r.Gateway.FixedIPs, func(f model.FixedIP) bool { return f.Subnet == id }) {
+			for _, o := range cidrs {
+				if o.Overlaps(cidr) {
+					a.findf("router %s: its subnets %s and %s overlap", r.ID, o, cidr)
+				}
+			}
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	for _, route := range r.Routes {
+		if !slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Contains(route.NextHop) }) {
+			a.findf("router %s: next hop %s lies in none of its subnets", r.ID, route.NextHop)
+		}
+	}
+}
+
+// floatingIP checks floating IPs and where they lead.
+func (a *auditor) floatingIP() {
+	for id, f := range a.floating {
+		typed, err := model.FloatingIPFrom(f)
+		if err != nil {
+			a.findf("floating IP %s: %v", id, err)
+			continue
+		}
+		scope := keys.Unassociated
+		if typed.Router != "" {
+			scope = typed.Router
+		}
+		a.locator(keys.KindFloatingIP, id, scope)
+		if n := a.networks[typed.Network]; !n.GetExternal() {
+			a.findf("floating IP %s: its network %s does not exist or is not external", id, typed.Network)
+		}
+		a.floatingAddress(typed)
+		if typed.Port != "" {
+			a.claim(keys.FloatingClaim(typed.Port, typed.Fixed, typed.Router), keys.KindFloatingIP, id)
+			a.leads(typed)
+		}
+	}
+}
+
+func (a *auditor) floatingAddress(f model.FloatingIP) {
+	for _, s := range a.subnetsOf[f.Network] {
+		if cidr, err := netip.ParsePrefix(s.GetCidr()); err == nil && cidr.Contains(f.IP) {
+			a.claim(keys.AddressClaim(s.GetId(), f.IP), keys.KindFloatingIP, f.ID)
+			return
+		}
+	}
+	a.findf("floating IP %s: its address %s is in no subnet of its network", f.ID, f.IP)
+}
+
+// leads checks that the router connects the fixed address to the floating IP's network.
+func (a *auditor) leads(f model.FloatingIP) {
+	port, router := a.ports[f.Port], a.routers[f.Router]
+	i := slices.IndexFunc(port.GetFixedIps(), func(x *weftv1.FixedIp) bool { return x.GetIpAddress() == f.Fixed.String() })
+	if i < 0 {
+		a.findf("floating IP %s leads to %s of port %s, which has no such address", f.ID, f.Fixed, f.Port)
+		return
+	}
+	subnet := port.GetFixedIps()[i].GetSubnetId()
+	attached := slices.ContainsFunc(router.GetInterfaces(), func(in *weftv1.RouterInterface) bool { return in.GetSubnetId() == subnet })
+	if router.GetExternalGateway().GetNetworkId() != f.Network || !attached {
+		a.findf("floating IP %s: router %s does not connect subnet %s to network %s", f.ID, f.Router, subnet, f.Network)
+	}
+}
