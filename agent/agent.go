@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -60,6 +61,8 @@ type Agent struct {
 	retry   <-chan time.Time
 	// prune fires once, when everything has had time to be reported anew.
 	prune <-chan time.Time
+	// alive is called once, when the agent has written what its node needs: from then on the fleet may count on the node.
+	alive func()
 	// found are the units that an earlier agent built, until the first plan says which of them stay.
 	found []unit
 
@@ -87,7 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer a.close()
 	go a.publisher.run(ctx)
-	go live(ctx, store.New(client), o.Config, a.self(), o.Log)
+	a.alive = sync.OnceFunc(func() { go live(ctx, store.New(client), o.Config, a.self(), o.Log) })
 	a.log.Info("agent started", "node", a.cfg.Node, "version", a.version)
 	return a.loop(ctx)
 }
@@ -314,8 +317,10 @@ func (a *Agent) step(ctx context.Context) {
 		a.writeOVS(ctx, delta)
 		a.writeFlows(delta)
 		a.markReports(dirty)
+		a.markReports(delta.Retried)
 	}
 	if a.bridges.synced() {
+		a.alive()
 		a.reportPorts()
 		a.releaseVLANs(ctx)
 	}
@@ -348,15 +353,21 @@ func (a *Agent) removeLeftovers() {
 	for _, u := range a.found {
 		var keep bool
 		if u.kind == keys.KindRouter {
-			keep = a.planner.Routers()[u.id] != nil || (a.view.HostRouters[u.id] && a.view.Invalid[keys.Router(u.id)] != nil)
+			keep = a.planner.Routers()[u.id] != nil || (a.view.HostRouters[u.id] && a.unreadable(keys.Router(u.id)))
 		} else {
-			keep = a.planner.DHCP()[u.id] != nil || (a.view.HostDHCP[u.id] != "" && a.view.Invalid[keys.Network(u.id)] != nil)
+			port, here := a.view.HostDHCP[u.id]
+			keep = a.planner.DHCP()[u.id] != nil || (here && a.unreadable(keys.Network(u.id), keys.Port(u.id, port)))
 		}
 		if !keep {
 			a.workers.set(u, nil)
 		}
 	}
 	a.found = nil
+}
+
+// unreadable reports whether one of the objects is there and can't be used.
+func (a *Agent) unreadable(objects ...string) bool {
+	return slices.ContainsFunc(objects, func(key string) bool { _, bad := a.view.Invalid[key]; return bad })
 }
 
 // markReports notes whose reports may have to change after dirty has been planned.

@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -54,8 +56,8 @@ func (a *Agent) portReport(k view.PortKey) *storev1.Report {
 	if n == nil || (!bound && !n.Local[k.Port]) {
 		return nil
 	}
-	if err := a.invalid(keys.Port(k.Network, k.Port)); err != nil {
-		return report(0, weftv1.State_STATE_ERROR, err.Error())
+	if revision, err := a.invalid(keys.Port(k.Network, k.Port)); err != nil {
+		return reportOf(revision, err)
 	}
 	p, ok := n.Ports[k.Port]
 	if !ok || !a.present(k, n) {
@@ -78,7 +80,7 @@ func (a *Agent) present(k view.PortKey, n *view.Network) bool {
 
 // portProblem is why a port that is here does not pass frames; nil when it does.
 func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
-	if err := a.invalid(keys.Network(k.Network)); err != nil {
+	if _, err := a.invalid(keys.Network(k.Network)); err != nil {
 		return err
 	}
 	switch {
@@ -93,7 +95,7 @@ func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
 	case !n.Object.Tunnelled() && a.facts.Bridges[n.Object.PhysicalNetwork] == "":
 		return fmt.Errorf("network %s: this node has no bridge for physical network %s", k.Network, n.Object.PhysicalNetwork)
 	}
-	if err := a.planner.Conflict(k); err != nil {
+	if err := errors.Join(a.planner.NetworkConflict(k.Network), a.planner.Conflict(k)); err != nil {
 		return err
 	}
 	port, ok := plan.OFPort(&a.facts, n.Ports[k.Port].Object)
@@ -115,12 +117,12 @@ func (a *Agent) deviceProblem(k view.PortKey, n *view.Network) error {
 	return fmt.Errorf("OVS has not made interface %s yet", name)
 }
 
-// invalid says why an object can't be used.
-func (a *Agent) invalid(key string) error {
-	if err := a.view.Invalid[key]; err != nil {
-		return fmt.Errorf("quarantined: %w", err)
+// invalid says why an object can't be used, and which revision of it; nil when it can.
+func (a *Agent) invalid(key string) (revision int64, err error) {
+	if bad, ok := a.view.Invalid[key]; ok {
+		return bad.Revision, fmt.Errorf("quarantined: %w", bad.Err)
 	}
-	return nil
+	return 0, nil
 }
 
 // reportUnit makes the reports of a router, with its floating IPs, or of a DHCP server: of what has been built, and of
@@ -135,7 +137,7 @@ func (a *Agent) reportUnit(u unit) {
 	case *plan.Router:
 		a.routerReports(u.id, want, err, now)
 	case *plan.DHCP:
-		now[keys.Status(a.cfg.Node, keys.KindDHCP, u.id)] = reportOf(want.Revision, err)
+		now[keys.Status(a.cfg.Node, keys.KindDHCP, u.id)] = reportOf(want.Revision, errors.Join(err, a.unserved(u.id, want)))
 	}
 	if u.kind == keys.KindRouter && a.view.HostRouters[u.id] {
 		a.quarantined(keys.Router(u.id), keys.KindRouter, u.id, now)
@@ -149,10 +151,23 @@ func (a *Agent) reportUnit(u unit) {
 	a.publishUnit(u, now)
 }
 
+// unserved says which subnets and ports of a network its DHCP server leaves out.
+func (a *Agent) unserved(network string, want *plan.DHCP) error {
+	var errs []error
+	for id, bad := range a.view.InvalidUnder(keys.Subnets(network)) {
+		errs = append(errs, fmt.Errorf("subnet %s quarantined: %w", id, bad.Err))
+	}
+	for id, err := range want.Rejected {
+		errs = append(errs, fmt.Errorf("port %s left out: %w", id, err))
+	}
+	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
+	return errors.Join(errs...)
+}
+
 // quarantined makes the report of an object that can't be read, if it is such.
 func (a *Agent) quarantined(key, kind, id string, now map[string]*storev1.Report) {
-	if err := a.invalid(key); err != nil {
-		now[keys.Status(a.cfg.Node, kind, id)] = reportOf(0, err)
+	if revision, err := a.invalid(key); err != nil {
+		now[keys.Status(a.cfg.Node, kind, id)] = reportOf(revision, err)
 	}
 }
 
@@ -163,7 +178,7 @@ func (a *Agent) routerReports(id string, want *plan.Router, err error, now map[s
 	}
 	now[keys.Status(a.cfg.Node, keys.KindRouter, id)] = state
 	for fip, revision := range want.FloatingIPs {
-		now[keys.Status(a.cfg.Node, keys.KindFloatingIP, fip)] = reportOf(revision, err)
+		now[keys.Status(a.cfg.Node, keys.KindFloatingIP, fip)] = reportOf(revision, errors.Join(err, want.Unreachable[fip]))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -26,30 +27,31 @@ func FuzzAPI(f *testing.F) {
 	for seed := range 40 {
 		f.Add(binary.BigEndian.AppendUint64(nil, uint64(seed)*0x9e3779b97f4a7c15))
 	}
-	b := newBench(f)
-	r := b.replica()
-	b.node("net1", networkNode("ext1", "tenant"))
-	b.seen(r, "net1")
+	w := newWorld(f)
 	methods := unaryMethods()
-	world := registry{ids: map[string][]string{}}
+	known := registry{ids: map[string][]string{}}
+	for _, m := range []proto.Message{w.net1, w.ext1, w.ext2, w.sub1, w.extSub1, w.extSub2, w.p1, w.r1, w.fip1, w.tenantRange, w.vxlanRange} {
+		known.learn(m.ProtoReflect())
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ctx, cancel := context.WithTimeout(t.Context(), deadline)
 		defer cancel()
-		g := &generator{data: data, rand: seeded(data), known: &world}
+		g := &generator{data: data, rand: seeded(data), known: &known}
 		for range 40 {
 			m := methods[g.intN(len(methods))]
 			req, resp := newMessage(t, m.Input()), newMessage(t, m.Output())
+			g.request = string(m.Input().Name())
 			g.fill(req.ProtoReflect(), 0)
 			method := fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
-			err := r.conn.Invoke(ctx, method, req, resp)
+			err := w.conn.Invoke(ctx, method, req, resp)
 			if c := status.Code(err); c == codes.Internal || c == codes.Unknown || c == codes.Unimplemented {
 				t.Fatalf("%s(%v): %v", method, req, err)
 			}
 			if err == nil {
-				world.learn(resp.ProtoReflect())
+				known.learn(resp.ProtoReflect())
 			}
 		}
-		findings, err := audit.Run(ctx, store.New(b.etcdClient))
+		findings, err := audit.Run(ctx, store.New(w.etcdClient))
 		check(t, err)
 		for _, finding := range findings {
 			t.Errorf("audit: %s", finding)
@@ -110,6 +112,19 @@ type generator struct {
 	data  []byte
 	rand  *rand.Rand
 	known *registry
+	// request is the name of the request message that is being made.
+	request string
+}
+
+// mutable is what update masks may name.
+var mutable = map[string][]string{
+	"UpdateNetworkRequest":      {"admin_state_up", "shared", "external", "mtu", "dns_domain", "project"},
+	"UpdateSubnetRequest":       {"allocation_pools", "dns_nameservers", "host_routes", "enable_dhcp", "cidr"},
+	"UpdatePortRequest":         {"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts", "bound_host"},
+	"UpdateRouterRequest":       {"admin_state_up", "interfaces"},
+	"UpdateFloatingIpRequest":   {"port_id", "fixed_ip_address", "port_id"},
+	"UpdateSegmentRangeRequest": {"minimum", "maximum"},
+	"UpdateNodeRequest":         {"labels"},
 }
 
 func (g *generator) intN(n int) int {
@@ -124,14 +139,14 @@ func (g *generator) intN(n int) int {
 func (g *generator) fill(m protoreflect.Message, depth int) {
 	for i := range m.Descriptor().Fields().Len() {
 		fd := m.Descriptor().Fields().Get(i)
-		if depth > 0 && g.intN(3) == 0 || fd.Name() == "request_id" && g.intN(4) > 0 || depth > 4 {
+		if depth > 4 || g.intN(8) >= likely(m.Descriptor(), fd) {
 			continue
 		}
 		switch {
 		case fd.IsMap():
 			m.Mutable(fd).Map().Set(protoreflect.ValueOfString(g.text(fd)).MapKey(), protoreflect.ValueOfString(g.text(fd)))
 		case fd.IsList():
-			for range g.intN(4) {
+			for range 1 + g.intN(2) {
 				g.element(m.Mutable(fd).List(), fd, depth)
 			}
 		case fd.Message() != nil:
@@ -139,6 +154,23 @@ func (g *generator) fill(m protoreflect.Message, depth int) {
 		default:
 			m.Set(fd, g.scalar(fd))
 		}
+	}
+}
+
+// likely is how often, of eight times, a field is set: what names an object nearly always, what is mostly wrong when it
+// is random rarely.
+func likely(m protoreflect.MessageDescriptor, fd protoreflect.FieldDescriptor) int {
+	switch name := string(fd.Name()); {
+	case name == "id", name == "cidr", name == "destination", name == "nexthop", name == "start", name == "end", name == "requests",
+		name == "type", name == "minimum", name == "maximum", strings.HasSuffix(name, "_id") && !strings.HasPrefix(name, "device"),
+		strings.HasSuffix(string(m.Name()), "Request") && fd.Message() != nil && !fd.IsList() && name != "update_mask", name == "paths":
+		return 7
+	case name == "etag", name == "page_token", name == "filter", name == "order_by", name == "request_id", name == "segmentation_id",
+		name == "mtu", name == "gateway_ip", name == "allocation_pools", name == "project", name == "mac_address",
+		name == "extra_dhcp_opts", name == "dns_nameservers", name == "host_routes", name == "fixed_ip_address", name == "dns_domain", name == "device_owner":
+		return 1
+	default:
+		return 4
 	}
 }
 
@@ -150,14 +182,28 @@ func (g *generator) element(l protoreflect.List, fd protoreflect.FieldDescriptor
 	l.Append(g.scalar(fd))
 }
 
+// id is the id of an object of the kind that a message is of or speaks of, seldom of another.
+func (g *generator) id(fd protoreflect.FieldDescriptor) string {
+	of := strings.ToLower(string(fd.ContainingMessage().Name()))
+	for _, kind := range []string{"network", "subnet", "port", "router", "floatingip", "segmentrange"} {
+		if strings.Contains(of, kind) && g.intN(10) > 0 {
+			return g.known.pick(kind)
+		}
+	}
+	return g.known.pick("port")
+}
+
 func (g *generator) scalar(fd protoreflect.FieldDescriptor) protoreflect.Value {
-	numbers := []int64{0, 1, 2, 100, 101, 1450, 1500, 4094, 4095, 1 << 24, -1, 1<<31 - 1, 65535}
+	if fd.Name() == "segmentation_id" && g.intN(4) > 0 {
+		return protoreflect.ValueOfUint32(uint32(100 + g.intN(20)))
+	}
+	numbers := []int64{0, 1, 2, 100, 101, 110, 1400, 1450, 1500, 4094, 4095, 1 << 24, -1, 1<<31 - 1, 65535}
 	n := numbers[g.intN(len(numbers))]
 	switch fd.Kind() {
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(g.intN(2) == 0)
 	case protoreflect.EnumKind:
-		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(g.intN(7)))
+		return protoreflect.ValueOfEnum([]protoreflect.EnumNumber{0, 1, 2, 2, 2, 3, 4, 5}[g.intN(8)])
 	case protoreflect.Int32Kind:
 		return protoreflect.ValueOfInt32(int32(n))
 	case protoreflect.Int64Kind:
@@ -173,14 +219,14 @@ func (g *generator) scalar(fd protoreflect.FieldDescriptor) protoreflect.Value {
 
 // text is a string that suits the field, or one that does not.
 func (g *generator) text(fd protoreflect.FieldDescriptor) string {
-	if g.intN(12) == 0 {
+	if g.intN(40) == 0 {
 		odd := []string{"", "x", "a/b", "../x", "a\nb", "\x00", strings.Repeat("y", 300), "é", "10.0.0.1", "name = x AND", "-", "*", "00000000-0000-4000-8000-00000000000G"}
 		return odd[g.intN(len(odd))]
 	}
 	pick := func(all ...string) string { return all[g.intN(len(all))] }
 	switch name := string(fd.Name()); {
 	case name == "id":
-		return g.known.pick(pick("network", "subnet", "port", "router", "floatingip", "segmentrange", "node"))
+		return g.id(fd)
 	case strings.HasSuffix(name, "_id") && name != "device_id":
 		return g.known.pick(strings.TrimSuffix(name, "_id"))
 	case name == "cidr", name == "destination":
@@ -190,7 +236,7 @@ func (g *generator) text(fd protoreflect.FieldDescriptor) string {
 	case name == "mac_address":
 		return pick("fa:16:3e:00:00:01", "FA:16:3E:00:00:02", "01:00:5e:00:00:01", g.known.pick("mac_address"))
 	case name == "physical_network":
-		return pick("", "", "tenant", "ext1", "other")
+		return pick("", "", "", "tenant", "ext1")
 	case name == "project":
 		return pick("", "", "default", "other")
 	case name == "host", name == "bound_host":
@@ -204,11 +250,12 @@ func (g *generator) text(fd protoreflect.FieldDescriptor) string {
 	case name == "order_by":
 		return pick("", "name", "create_time desc, id", "mtu")
 	case name == "paths":
-		return pick("name", "host", "fixed_ips", "mac_address", "enable_dhcp", "allocation_pools", "port_id", "shared", "external", "minimum", "*", "admin_state_up", "labels", "mtu")
+		paths := mutable[g.request]
+		return pick(append([]string{"name"}, paths...)...)
 	case name == "device_owner":
 		return pick("", "", "compute:a", "network:dhcp")
 	case name == "request_id":
-		return pick("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002")
+		return pick("00000000-0000-4000-8000-000000000001", uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString())
 	default:
 		return pick("a", "b", "name")
 	}

@@ -16,7 +16,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/e2e/lab/echo"
@@ -97,8 +99,8 @@ func (f *fleet) within(limit time.Duration, what string, holds func(context.Cont
 		if err == nil {
 			return
 		}
-		if ctx.Err() == nil || last == nil {
-			last = err
+		if last == nil || (ctx.Err() == nil && status.Code(err) != codes.DeadlineExceeded) {
+			last = err // the error of an attempt that the deadline cut short says nothing
 		}
 		select {
 		case <-ctx.Done():

@@ -61,7 +61,7 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 	bound := &storev1.PortBinding{NetworkId: n.GetId()}
 	port := func(id string, change func(*weftv1.Port)) *weftv1.Port {
 		p := &weftv1.Port{
-			Id: id, NetworkId: n.GetId(), Project: "default", MacAddress: "fa:16:3e:ba:d0:01", BoundHost: "cmp1",
+			Id: id, NetworkId: n.GetId(), Project: "default", MacAddress: "fa:16:3e:ba:d0:01", Host: "cmp1", BoundHost: "cmp1",
 			FixedIps: []*weftv1.FixedIp{{SubnetId: s.GetId(), IpAddress: "10.10.0.240"}},
 		}
 		change(p)
@@ -86,6 +86,12 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 	add("a port whose key and content disagree", status("cmp1", keys.KindPort, contradicting), "its key says", map[string]any{
 		keys.Port(n.GetId(), contradicting):                   port(id(), func(*weftv1.Port) {}),
 		keys.HostObject("cmp1", keys.KindPort, contradicting): bound,
+	})
+	elsewhere := id() // plugged as well, so that the controllers have to decide upon it, together with others
+	add("a port in another network's scope than it says, plugged", "", "", map[string]any{
+		keys.Port(n.GetId(), elsewhere):                   port(elsewhere, func(p *weftv1.Port) { p.NetworkId = id() }),
+		keys.HostObject("cmp1", keys.KindPort, elsewhere): bound, keys.Locator(keys.KindPort, elsewhere): &storev1.Locator{Scope: n.GetId()},
+		keys.Plug("cmp9", elsewhere): &storev1.Plug{Interface: "tap0"},
 	})
 	double := id() // a DHCP port is made by the agent itself, so its flows are wanted at once
 	add("a second port with a's MAC", status("cmp1", keys.KindPort, double), "holds the place", map[string]any{
@@ -130,7 +136,7 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 	})
 	twin, twinPort := id(), id()
 	add("a network with the segment of another", status("cmp1", keys.KindPort, twinPort), "holds the place", map[string]any{
-		keys.Network(twin): &weftv1.Network{Id: twin, Project: "default", Type: weftv1.NetworkType_NETWORK_TYPE_VXLAN, SegmentationId: segment, Mtu: 1450},
+		keys.Network(twin): &weftv1.Network{Id: twin, Project: "default", Type: weftv1.NetworkType_NETWORK_TYPE_VXLAN, SegmentationId: segment, Mtu: 1450, DnsDomain: "weft.internal"},
 		keys.Port(twin, twinPort): &weftv1.Port{
 			Id: twinPort, NetworkId: twin, Project: "default", MacAddress: "fa:16:3e:ba:d0:07", BoundHost: "cmp1",
 			DeviceOwner: "network:dhcp", DeviceId: twin,

@@ -36,6 +36,8 @@ type Delta struct {
 	// Routers and DHCP hold the new plan, nil for one to be taken down, by router and by network.
 	Routers map[string]*Router
 	DHCP    map[string]*DHCP
+	// Retried are the networks and ports that were planned anew because a place that they had found taken became free.
+	Retried *view.Dirty
 }
 
 // Planner keeps the whole plan in pieces. The zero value is not ready; use NewPlanner. It belongs to one goroutine.
@@ -88,6 +90,11 @@ func (p *Planner) DHCP() map[string]*DHCP { return p.dhcp }
 // Conflict says why a port's flows are not all in the plan: another object holds their place. Nil when they are.
 func (p *Planner) Conflict(k view.PortKey) error { return p.conflicts[portPiece(k)] }
 
+// NetworkConflict says why the flows of a network as such are not all in the plan; nil when they are.
+func (p *Planner) NetworkConflict(id string) error {
+	return p.conflicts[piece{kind: "network", id: id}]
+}
+
 // Refuse notes that the bridge did not take a flow, against the object that it belongs to. If that is a port, it is named.
 func (p *Planner) Refuse(bridge string, key flow.Key, reason error) (view.PortKey, bool) {
 	holder, ok := p.holders[bridge][key]
@@ -103,7 +110,7 @@ func (p *Planner) Refuse(bridge string, key flow.Key, reason error) (view.PortKe
 func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
 	u := update{
 		Planner: p, view: v, facts: facts,
-		delta: Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}},
+		delta: Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}, Retried: view.NewDirty()},
 	}
 	u.set(basePiece, baseFlows(facts), basePorts(facts))
 	if dirty.Tunnels {
@@ -285,8 +292,11 @@ func (u *update) retryConflicts() {
 	for p := range u.conflicts {
 		switch p.kind {
 		case "port":
-			u.planPort(view.PortKey{Network: p.net, Port: p.id})
+			k := view.PortKey{Network: p.net, Port: p.id}
+			u.delta.Retried.Ports[k] = true
+			u.planPort(k)
 		case "network":
+			u.delta.Retried.Networks[p.id] = true
 			u.set(p, networkFlows(u.view, u.facts, p.id), nil)
 		}
 	}

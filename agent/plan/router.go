@@ -21,6 +21,8 @@ type Router struct {
 	// Revision is that of the router that this is made from, FloatingIPs those of its floating IPs.
 	Revision    int64
 	FloatingIPs map[string]int64
+	// Unreachable are the floating IPs that are left out, and why.
+	Unreachable map[string]error
 	// Floating gives the fixed address behind each floating one.
 	Floating map[netip.Addr]netip.Addr
 	// Problem says what of the router can't be built; the rest of it is. Nil when it is whole.
@@ -38,7 +40,8 @@ func routerPlan(v *view.View, id string) *Router {
 	}
 	b := routerBuilder{view: v, router: r, plan: &Router{
 		Namespace: desired.Namespace{Name: RouterNamespace(id), Forward: r.Object.Up, Sysctls: routerSysctls()},
-		Revision:  r.Revision, FloatingIPs: map[string]int64{}, Floating: map[netip.Addr]netip.Addr{},
+		Revision:  r.Revision, FloatingIPs: map[string]int64{}, Unreachable: map[string]error{},
+		Floating: map[netip.Addr]netip.Addr{},
 	}}
 	b.interfaces()
 	b.gateway()
@@ -165,6 +168,10 @@ func (b *routerBuilder) floatingIPs() []model.FloatingIP {
 	var out []model.FloatingIP
 	for id, f := range b.router.FloatingIPs {
 		b.plan.FloatingIPs[id] = f.Revision
+		if b.via(f.Object.Fixed) == "" {
+			b.plan.Unreachable[id] = fmt.Errorf("no interface of router %s reaches the fixed address %s", b.router.Object.ID, f.Object.Fixed)
+			continue
+		}
 		b.plan.Floating[f.Object.IP] = f.Object.Fixed
 		out = append(out, f.Object)
 	}

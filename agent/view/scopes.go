@@ -149,11 +149,11 @@ func (v *View) forgetInvalid(prefixes ...string) {
 }
 
 // InvalidUnder gives, by id, the objects directly below a prefix that can't be used.
-func (v *View) InvalidUnder(prefix string) map[string]error {
-	out := map[string]error{}
-	for key, err := range v.Invalid {
+func (v *View) InvalidUnder(prefix string) map[string]Invalid {
+	out := map[string]Invalid{}
+	for key, bad := range v.Invalid {
 		if id, ok := strings.CutPrefix(key, prefix); ok {
-			out[id] = err
+			out[id] = bad
 		}
 	}
 	return out

@@ -74,6 +74,12 @@ type PortKey struct {
 	Network, Port string
 }
 
+// Invalid is why an object can't be used, with the mod revision of the value that can't.
+type Invalid struct {
+	Err      error
+	Revision int64
+}
+
 // View is everything. Its maps are read by the planner and must not be changed by it.
 type View struct {
 	Self     string
@@ -87,7 +93,7 @@ type View struct {
 	// Active is the node that forwards for a router.
 	Active map[string]string
 	// Invalid says, by key, which objects can't be used and why.
-	Invalid map[string]error
+	Invalid map[string]Invalid
 
 	listed      map[string]bool
 	routerPorts map[string]map[PortKey]bool // router -> its ports in the networks followed
@@ -98,7 +104,7 @@ func New(self string) *View {
 	return &View{
 		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
 		HostPorts: map[string]Binding{}, HostRouters: map[string]bool{}, HostDHCP: map[string]string{},
-		Active: map[string]string{}, Invalid: map[string]error{},
+		Active: map[string]string{}, Invalid: map[string]Invalid{},
 		listed: map[string]bool{}, routerPorts: map[string]map[PortKey]bool{},
 	}
 }
@@ -164,7 +170,7 @@ func (v *View) change(c mirror.Change, d *Dirty) {
 		err = v.dispatch(k, c, d)
 	}
 	if err != nil {
-		v.Invalid[c.Key] = err
+		v.Invalid[c.Key] = Invalid{err, c.Revision}
 	}
 }
 

@@ -1,6 +1,7 @@
 // Command weft-agent is the process on every node that builds the node's part of the virtual networks.
 //
 //	weft-agent --config /etc/weft/agent.yaml
+//	weft-agent cleanup --config /etc/weft/agent.yaml
 //
 // The configuration file is YAML with the names of package agent's Config; unknown names are refused. A flag overrides
 // an environment variable (WEFT_AGENT_<NAME>), which overrides the file.
@@ -34,10 +35,8 @@ func command() *cobra.Command {
 	var file string
 	var flags agent.Config
 	var mappings []string
-	cmd := &cobra.Command{
-		Use: "weft-agent", Short: "Build this node's part of weft's virtual networks", Version: version,
-		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	with := func(do func(context.Context, agent.Config, *slog.Logger) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(file, os.LookupEnv)
 			if err != nil {
 				return err
@@ -45,10 +44,21 @@ func command() *cobra.Command {
 			if err := override(&cfg, cmd, flags, mappings); err != nil {
 				return err
 			}
-			return run(cmd.Context(), cfg)
-		},
+			return run(cmd.Context(), cfg, do)
+		}
 	}
-	f := cmd.Flags()
+	cmd := &cobra.Command{
+		Use: "weft-agent", Short: "Build this node's part of weft's virtual networks", Version: version,
+		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		RunE: with(func(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
+			return agent.Run(ctx, agent.Options{Config: cfg, Version: version, Log: log})
+		}),
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use: "cleanup", Short: "Take everything of weft off this node, while no agent runs", Args: cobra.NoArgs,
+		RunE: with(agent.Cleanup),
+	})
+	f := cmd.PersistentFlags()
 	f.StringVar(&file, "config", "", "configuration file (YAML)")
 	f.StringVar(&flags.Node, "node", "", "the node's name")
 	f.StringSliceVar(&flags.Etcd, "etcd", nil, "etcd endpoints")
@@ -121,7 +131,7 @@ func override(cfg *agent.Config, cmd *cobra.Command, flags agent.Config, mapping
 	return nil
 }
 
-func run(ctx context.Context, cfg agent.Config) error {
+func run(ctx context.Context, cfg agent.Config, do func(context.Context, agent.Config, *slog.Logger) error) error {
 	cfg.Defaults()
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("configuration: %w", err)
@@ -132,8 +142,5 @@ func run(ctx context.Context, cfg agent.Config) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return agent.Run(ctx, agent.Options{
-		Config: cfg, Version: version,
-		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
-	})
+	return do(ctx, cfg, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 }

@@ -49,10 +49,14 @@ func (a *addresser) resolve(ctx context.Context, want, had []*weftv1.FixedIp) ([
 	return out, errors.Join(errs...)
 }
 
-// any allocates from the first subnet with a free address; there may be no subnet at all.
+// any allocates from the first sound subnet with a free address; there may be no subnet at all.
 func (a *addresser) any(ctx context.Context) ([]*weftv1.FixedIp, error) {
 	var full []error
 	for _, sub := range a.subnets {
+		if _, err := a.typed(sub); err != nil {
+			full = append(full, err)
+			continue
+		}
 		f, err := a.allocate(ctx, sub)
 		var exhausted *ipam.Exhausted
 		switch {
@@ -137,10 +141,19 @@ func (a *addresser) subnet(field string, want *weftv1.FixedIp) (record.Stored[*w
 	}
 }
 
-func (a *addresser) allocate(ctx context.Context, sub record.Stored[*weftv1.Subnet]) (*weftv1.FixedIp, error) {
-	typed, err := model.SubnetFrom(sub.Msg)
+// typed checks a subnet as stored; one that was written by hand may be anything.
+func (a *addresser) typed(sub record.Stored[*weftv1.Subnet]) (model.Subnet, error) {
+	out, err := model.SubnetFrom(sub.Msg)
 	if err != nil {
-		return nil, fault.Precondition("%s is damaged: %v", a.server.subnets.Label(sub.Msg), err)
+		return out, fault.Precondition("%s at %s is damaged: %v", a.server.subnets.Label(sub.Msg), sub.Key, err)
+	}
+	return out, nil
+}
+
+func (a *addresser) allocate(ctx context.Context, sub record.Stored[*weftv1.Subnet]) (*weftv1.FixedIp, error) {
+	typed, err := a.typed(sub)
+	if err != nil {
+		return nil, err
 	}
 	ip, err := a.edit.alloc.Address(ctx, typed, a.taken)
 	if err != nil {

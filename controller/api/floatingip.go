@@ -160,7 +160,7 @@ func (s *Server) routerBetween(ctx context.Context, e *edit, f *weftv1.FloatingI
 	if err != nil || found && fits(first.Msg) {
 		return first, err
 	}
-	all, err := s.routers.All(ctx, e.View)
+	all, err := s.routers.All(ctx, e.View, s.opts.Log)
 	if err != nil {
 		return first, err
 	}

@@ -144,7 +144,7 @@ func (s *Server) decideSegment(ctx context.Context, e *edit, n *weftv1.Network) 
 	default:
 		return nil
 	}
-	stored, err := s.segRanges.All(ctx, e.View)
+	stored, err := s.segRanges.All(ctx, e.View, s.opts.Log)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (s *Server) checkRange(ctx context.Context, e *edit, r *weftv1.SegmentRange
 	if _, err := model.SegmentRangeFrom(r); err != nil {
 		return err
 	}
-	others, err := s.segRanges.All(ctx, e.View)
+	others, err := s.segRanges.All(ctx, e.View, s.opts.Log)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchServic
 		return fault.Status(err)
 	case <-s.opts.Ending:
 		cancel()
-		<-ended
+		_ = <-ended // it only says that it was cancelled
 		return fault.Status(fault.Unavailable("this controller stops; watch again, from the last bookmark, at another"))
 	}
 }

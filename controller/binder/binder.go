@@ -3,6 +3,7 @@ package binder
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -131,6 +132,9 @@ func (b *Binder) changePort(k keys.Key, c mirror.Change) error {
 	if err := proto.Unmarshal(c.Value, p); err != nil {
 		return err
 	}
+	if p.GetId() != k.ID() || p.GetNetworkId() != k.Scope() {
+		return fmt.Errorf("the port says %s/%s, its key says otherwise", p.GetNetworkId(), p.GetId())
+	}
 	known.port = portState{
 		network: b.node(p.GetNetworkId()), name: p.GetName(), system: isSystem(p.GetDeviceOwner()),
 		host: b.node(p.GetHost()), bound: b.node(p.GetBoundHost()), revision: c.Revision,
@@ -200,10 +204,10 @@ func (b *Binder) apply(ctx context.Context, todo map[string]decision) error {
 		return err
 	}
 	var errs []error
-	merged, members := &txn.Txn{}, []string{}
+	merged, parts := &txn.Txn{}, map[string]*txn.Txn{}
 	flush := func() {
-		errs = append(errs, b.commit(ctx, merged, members))
-		merged, members = &txn.Txn{}, nil
+		errs = append(errs, b.commit(ctx, merged, parts))
+		merged, parts = &txn.Txn{}, map[string]*txn.Txn{}
 	}
 	for id, d := range todo {
 		t, err := b.build(ctx, v, id, d)
@@ -215,24 +219,32 @@ func (b *Binder) apply(ctx context.Context, todo map[string]decision) error {
 			flush()
 			merged.Merge(t)
 		}
-		members = append(members, id)
+		parts[id] = t
 	}
 	flush()
 	return errors.Join(errs...)
 }
 
-// commit commits the decisions of several ports; those of a transaction that met a conflict stay marked.
-func (b *Binder) commit(ctx context.Context, t *txn.Txn, members []string) error {
-	if len(members) == 0 {
+// commit commits the decisions of several ports together or, when that meets a conflict, each by itself: one port whose
+// guards never hold keeps no other waiting. Those that could not be committed stay marked.
+func (b *Binder) commit(ctx context.Context, merged *txn.Txn, parts map[string]*txn.Txn) error {
+	if len(parts) == 0 {
 		return nil
 	}
-	if _, err := b.store.Commit(ctx, t, 0); err != nil {
+	_, err := b.store.Commit(ctx, merged, 0)
+	if err == nil {
+		for id := range parts {
+			delete(b.dirty, id)
+		}
+	}
+	if len(parts) == 1 || !errors.Is(err, store.ErrConflict) {
 		return err
 	}
-	for _, id := range members {
-		delete(b.dirty, id)
+	var errs []error
+	for id, t := range parts {
+		errs = append(errs, b.commit(ctx, t, map[string]*txn.Txn{id: t}))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (b *Binder) build(ctx context.Context, v *record.View, id string, d decision) (*txn.Txn, error) {

@@ -59,7 +59,7 @@ const EnvPrefix = "WEFT_CONTROLLER_"
 // Default is the configuration of a controller that is told nothing.
 func Default() Config {
 	return Config{
-		Listen: []string{"127.0.0.1:9640"}, DataDir: "/var/lib/weft/controller", EtcdListen: []string{"http://127.0.0.1:2379"},
+		Listen: []string{"127.0.0.1:7680"}, DataDir: "/var/lib/weft/controller", EtcdListen: []string{"http://127.0.0.1:2379"},
 		EtcdTick: Duration(100 * time.Millisecond), EtcdElection: Duration(time.Second), UnderlayMTU: 1500, LogLevel: "info",
 	}
 }

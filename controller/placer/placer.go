@@ -121,7 +121,7 @@ func (p *Placer) change(v *record.View) *placing.Change {
 }
 
 func (p *Placer) dhcp(ctx context.Context) error {
-	networks, err := record.Networks().All(ctx, record.NewView(p.store))
+	networks, err := record.Networks().All(ctx, record.NewView(p.store), p.log)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (p *Placer) placeDHCP(ctx context.Context, id string) (*txn.Txn, error) {
 }
 
 func (p *Placer) routers(ctx context.Context) error {
-	routers, err := record.Routers().All(ctx, record.NewView(p.store))
+	routers, err := record.Routers().All(ctx, record.NewView(p.store), p.log)
 	if err != nil {
 		return err
 	}

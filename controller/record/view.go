@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"google.golang.org/protobuf/proto"
 
@@ -164,7 +165,21 @@ func (k *Kind[M]) Under(ctx context.Context, v *View, prefix string) ([]Stored[M
 	return out, nil
 }
 
-// All reads all objects of the kind.
-func (k *Kind[M]) All(ctx context.Context, v *View) ([]Stored[M], error) {
-	return k.Under(ctx, v, keys.All(k.Family))
+// All reads all objects of the kind. One that can't be decoded is left out, with a line in the log: it stops nothing that
+// is about the others.
+func (k *Kind[M]) All(ctx context.Context, v *View, log *slog.Logger) ([]Stored[M], error) {
+	entries, err := v.Prefix(ctx, keys.All(k.Family))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Stored[M], 0, len(entries))
+	for _, e := range entries {
+		s, err := k.Decode(e)
+		if err != nil {
+			log.Error("passing over an object", "key", e.Key, "error", err)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out, nil
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/weft-sdn/weft/e2e/lab"
+	"github.com/weft-sdn/weft/e2e/lab/lease"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -78,9 +79,10 @@ func measurePortOffer(ctx context.Context, b *bench, got samples) error {
 	if err != nil {
 		return err
 	}
-	nothing := func() error { return nil }
-	// The server answers the VM itself: it is up.
-	if _, err := firstOfferSoon(ctx, vm, nothing); err != nil {
+	// Once the VM itself has been answered, the server is up.
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := lease.Acquire(waiting, vm.Do, lab.VMDevice, lease.Options{}); err != nil {
 		return err
 	}
 	for i := range b.n {

@@ -10,7 +10,7 @@ import (
 // measurement is what measures some figures together.
 type measurement struct {
 	name string
-	// run measures in a lab where earlier measurements have left objects but no VMs, and adds its samples.
+	// run adds its samples. The lab has nothing when it begins but, perhaps, the external network; what it makes is removed.
 	run     func(ctx context.Context, b *bench, got samples) error
 	figures []figure
 }

@@ -62,6 +62,8 @@ type bench struct {
 	external *weftv1.Network
 	vms      []*lab.VM
 	names    int
+	// keep: nothing need be removed any more.
+	keep bool
 }
 
 func newBench(ctx context.Context, l *lab.Lab, n int) (*bench, error) {
@@ -239,18 +241,6 @@ func (b *bench) prepare(ctx context.Context, specs []lab.VMSpec) ([]*lab.VM, err
 		}
 	}
 	return vms, nil
-}
-
-// removeVMs removes the VMs of a measurement, even after its time is up.
-func (b *bench) removeVMs(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	errs := []error{b.lab.Unplug(ctx, b.vms...)} // all of a host in one transaction
-	for _, vm := range b.vms {
-		errs = append(errs, vm.Remove(ctx))
-	}
-	b.vms = nil
-	return errors.Join(errs...)
 }
 
 // batchSize is how many objects one bulk call creates.

@@ -137,5 +137,5 @@ func (b *bench) one(ctx context.Context, m measurement) (samples, error) {
 	defer cancel()
 	got := samples{}
 	err := m.run(ctx, b, got)
-	return got, errors.Join(err, b.removeVMs(ctx))
+	return got, errors.Join(err, b.clean(ctx))
 }

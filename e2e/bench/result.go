@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -146,6 +145,3 @@ func writeJSON(path string, results []result) error {
 	}
 	return nil
 }
-
-// indent puts a text on one line for a table or an error.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

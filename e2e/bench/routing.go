@@ -125,6 +125,9 @@ func measureRouter(ctx context.Context, b *bench, got samples) error {
 	if err != nil {
 		return err
 	}
+	if err := b.settled(ctx); err != nil {
+		return err
+	}
 	for range b.n {
 		var r *weftv1.Router
 		took, err := firstPing(ctx, vm.Space, outside.Address().Addr(), func() (err error) {
@@ -138,6 +141,10 @@ func measureRouter(ctx context.Context, b *bench, got samples) error {
 		}
 		got.took("router", took)
 		if err := b.removeRouter(ctx, r, s); err != nil {
+			return err
+		}
+		// Open vSwitch serves nothing while it removes ports.
+		if err := b.settled(ctx); err != nil {
 			return err
 		}
 	}
@@ -200,7 +207,7 @@ func (b *bench) floatingIP(ctx context.Context) (*weftv1.FloatingIp, netip.Addr,
 	if err != nil {
 		return nil, netip.Addr{}, fmt.Errorf("create a floating IP: %w", err)
 	}
-	address, err := netip.ParseAddr(f.GetIpAddress())
+	address, err := addressOf(f)
 	return f, address, err
 }
 

@@ -225,7 +225,6 @@ func vmsOf(guests []guest) []*lab.VM {
 }
 
 func (b *bench) plugMany(ctx context.Context, guests []guest, asker guest, addresses []netip.Addr, got samples) error {
-	var sweeping func() error
 	began := stopwatch()
 	active, err := b.timeToReach(ctx, weftv1.State_STATE_ACTIVE, guests, func() error {
 		began = stopwatch()
@@ -234,8 +233,7 @@ func (b *bench) plugMany(ctx context.Context, guests []guest, asker guest, addre
 	if err != nil {
 		return err
 	}
-	sweeping = func() error { return sweep(ctx, asker.Space, addresses) }
-	if err := sweeping(); err != nil {
+	if err := sweep(ctx, asker.Space, addresses); err != nil {
 		return err
 	}
 	got.took("plug-100", active)

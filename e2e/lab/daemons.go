@@ -22,6 +22,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/weft-sdn/weft/e2e/lab/procfs"
+
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
 // Daemon is a program that faults act on.
@@ -72,7 +74,7 @@ type controllerConfig struct {
 	Listen      []string `json:"listen"`
 	Etcd        []string `json:"etcd"`
 	DataDir     string   `json:"data_dir"`
-	EtcdListen  string   `json:"etcd_listen,omitempty"`
+	EtcdListen  []string `json:"etcd_listen,omitempty"`
 	UnderlayMTU int      `json:"underlay_mtu"`
 	LogLevel    string   `json:"log_level"`
 }
@@ -113,7 +115,7 @@ func (l *Lab) controllerConfig(s *state, h HostInfo) controllerConfig {
 		LogLevel:    s.LogLevel,
 	}
 	if s.embedsEtcd(h) {
-		c.Etcd, c.EtcdListen = []string{}, etcdURL(h, 2379)
+		c.Etcd, c.EtcdListen = []string{}, []string{etcdURL(h, 2379)}
 	}
 	return c
 }
@@ -162,7 +164,30 @@ func (l *Lab) startWeft(ctx context.Context, hosts []HostInfo) error {
 			return err
 		}
 	}
-	return nil
+	return l.awaitNodes(ctx, hosts)
+}
+
+// awaitNodes waits until the API lists every node alive: its agent has then made the bridges that VMs are plugged into.
+func (l *Lab) awaitNodes(ctx context.Context, hosts []HostInfo) error {
+	nodes := slices.DeleteFunc(slices.Clone(hosts), func(h HostInfo) bool { return !h.Node() })
+	server := slices.IndexFunc(hosts, func(h HostInfo) bool { return h.Kind == Controller })
+	if len(nodes) == 0 || server < 0 {
+		return nil
+	}
+	conn, err := grpc.NewClient("unix:"+l.socket(hosts[server].Name), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // only reads went over it
+	ctx, cancel := context.WithTimeout(ctx, daemonTime)
+	defer cancel()
+	return await(ctx, "all nodes are alive", func() error {
+		list, err := weftv1.NewNodeServiceClient(conn).ListNodes(ctx, &weftv1.ListNodesRequest{Filter: "alive = true"})
+		if err == nil && len(list.GetNodes()) < len(nodes) {
+			err = fmt.Errorf("%d of %d", len(list.GetNodes()), len(nodes))
+		}
+		return err
+	})
 }
 
 // startDaemons starts what the host runs besides Open vSwitch.

@@ -27,7 +27,6 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.BecomeHost()
-	standIn()
 	maybeUpAndDie()
 	m.Run()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -162,9 +163,42 @@ func (t *Tour) wholeDeletion(ctx context.Context) error {
 			return err
 		}
 		t.proved("%s is as it was before the first network", node)
+		if err := t.cleanup(ctx, node); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+// cleanup stops a node's agent and has it take weft off the node; nothing of it is left then.
+func (t *Tour) cleanup(ctx context.Context, node string) error {
+	h, err := t.lab.Host(node)
+	if err != nil {
+		return err
+	}
+	if err := h.Stop(ctx, lab.AgentDaemon); err != nil {
+		return err
+	}
+	bin, err := t.lab.Bin()
+	if err != nil {
+		return err
+	}
+	if _, err := h.Exec(ctx, filepath.Join(bin, "weft-agent"), "cleanup", "--config", filepath.Join(t.lab.Dir(), node, "weft-agent.yaml")); err != nil {
+		return err
+	}
+	now, err := t.fingerprint(ctx, node)
+	if err != nil {
+		return err
+	}
+	if left := traces.FindString(now); left != "" {
+		return fmt.Errorf("%s still has %q after weft-agent cleanup:\n%s", node, left, now)
+	}
+	t.proved("weft-agent cleanup leaves nothing of weft on %s", node)
+	return nil
+}
+
+// traces are what weft leaves on a host: its marks, its bridges, its cookies, its namespaces.
+var traces = regexp.MustCompile(`weft-owner|weft-tag|Bridge br-int|Bridge br-tun|cookie=0x7765|qrouter-|qdhcp-|/var/lib/weft/dhcp/.`)
 
 // looks are the commands whose output, without what changes by itself, is what a node looks like.
 func looks() [][]string {
@@ -172,9 +206,7 @@ func looks() [][]string {
 		{"ovs-vsctl", "show"},
 		{"ovs-vsctl", "--columns=name,external_ids,tag", "list", "Port"},
 		{"ovs-vsctl", "--columns=name,external_ids", "list", "Bridge"},
-		{"ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "--no-stats", "br-int"},
-		{"ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "--no-stats", "br-tun"},
-		{"ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "--no-stats", "br-tenant"},
+		{"sh", "-c", "for b in $(ovs-vsctl list-br | sort); do echo $b; ovs-ofctl -O OpenFlow15 dump-flows --no-stats $b; done"},
 		{"ip", "-o", "link", "show"},
 		{"sh", "-c", "for n in $(ip netns list | cut -d' ' -f1 | sort); do echo $n; ip -n $n -o addr; ip -n $n route; ip netns exec $n iptables-save; done"},
 		{"sh", "-c", "pgrep -a dnsmasq || true"},

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weft-sdn/weft/e2e/lab"
+	"github.com/weft-sdn/weft/e2e/lab/echo"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+func restarts() []measurement {
+	const paths = "100 Hz pings, each a flow of its own: to a VM of the node, through a router of it to the outside, and from outside to a floating IP of it"
+	return []measurement{{"agent restart", measureRestart, []figure{
+		{
+			ID: "restart-sync", Name: "agent restart with 100 ports and 20 routers: in sync", Unit: "ms", Reach: 500,
+			Between: "the process of an agent that was killed (SIGKILL) is started again -> the API says ACTIVE of a port that was plugged while it was down",
+		},
+		{ID: "restart-lost", Name: "same: packets lost", Unit: "packets", Zero: true, Between: "from before the kill until 1 s after the port is ACTIVE; " + paths},
+		{
+			ID: "restart-writes", Name: "same: writes to the host", Unit: "writes", Zero: true,
+			Between: "flows that are younger than the restart or gone, and rows of OVSDB's tables Port and Bridge with a new _version, all but those of the port plugged meanwhile",
+		},
+		{
+			ID: "agent-rss", Name: "memory: agent with 100 ports, resident", Unit: "MB", Reach: 50,
+			Between: "VmRSS of weft-agent on the network node, with 100 ports plugged and 20 routers, before the first restart and after each",
+		},
+		{ID: "agent-pss", Name: "same, proportional share (PSS)", Unit: "MB", Reach: 50, Between: "Pss of /proc/<pid>/smaps_rollup at the same moments"},
+	}}}
+}
+
+// restarted is the node whose agent is restarted, and how many routers it has then.
+const (
+	restarted      = "net1"
+	restartRouters = 20
+)
+
+// loaded is a node with work: ports, routers, and paths through it.
+type loaded struct {
+	segment
+	host    *lab.Host
+	outside *lab.External
+	// asker is a VM on another node whose router is on this one.
+	asker guest
+	// local is a VM on this node.
+	local guest
+	// floating leads to asker.
+	floating *weftv1.FloatingIp
+}
+
+func measureRestart(ctx context.Context, b *bench, got samples) error {
+	n, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.memory(restarted, lab.AgentDaemon, got, "agent-rss", "agent-pss"); err != nil {
+		return err
+	}
+	for range b.few() {
+		if err := b.restart(ctx, n, got); err != nil {
+			return err
+		}
+		if err := b.memory(restarted, lab.AgentDaemon, got, "agent-rss", "agent-pss"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load gives the node its work.
+func (b *bench) load(ctx context.Context) (*loaded, error) {
+	n := &loaded{}
+	var err error
+	if n.outside, err = b.outside(ctx); err != nil {
+		return nil, err
+	}
+	if n.host, err = b.lab.Host(restarted); err != nil {
+		return nil, err
+	}
+	if err := b.routers(ctx, n); err != nil {
+		return nil, err
+	}
+	if n.asker, err = b.plugged(ctx, n.segment, "cmp1"); err != nil {
+		return nil, err
+	}
+	guests, err := b.guests(ctx, n.segment, restarted, manyPorts, false)
+	if err != nil {
+		return nil, err
+	}
+	err = b.reach(ctx, weftv1.State_STATE_ACTIVE, guests, func() error { return b.lab.Plug(ctx, vmsOf(guests)...) })
+	if err != nil {
+		return nil, err
+	}
+	n.local = guests[0]
+	if n.floating, _, err = b.floatingIP(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.associate(ctx, n.floating, n.asker.port.GetId()); err != nil {
+		return nil, err
+	}
+	if err := b.routed(ctx, n.asker, n.outside); err != nil {
+		return nil, err
+	}
+	return n, b.settled(ctx)
+}
+
+// routers makes routers until the node has its number, and keeps a network behind one of them.
+func (b *bench) routers(ctx context.Context, n *loaded) error {
+	var here []*weftv1.Router
+	for i := 0; len(here) < restartRouters; i++ {
+		s, err := b.segment(ctx, fmt.Sprintf("10.20.%d.0/24", i), i == 0)
+		if err != nil {
+			return err
+		}
+		r, err := b.router(ctx, s)
+		if err != nil {
+			return err
+		}
+		if slices.Equal(r.GetPlacement().GetNodes(), []string{restarted}) {
+			here = append(here, r)
+			n.segment = s
+		}
+		if i > 4*restartRouters {
+			return fmt.Errorf("of %d routers only %d are placed on %s", i, len(here), restarted)
+		}
+	}
+	return until(ctx, "all routers are ACTIVE", func() (bool, error) {
+		got, err := b.ListRouters(ctx, &weftv1.ListRoutersRequest{})
+		return err == nil && !slices.ContainsFunc(got.GetRouters(), func(r *weftv1.Router) bool {
+			return r.GetStatus().GetState() != weftv1.State_STATE_ACTIVE
+		}), err
+	})
+}
+
+// restart kills the agent, plugs a VM, and starts the agent again under traffic.
+func (b *bench) restart(ctx context.Context, n *loaded, got samples) error {
+	late, err := b.guest(ctx, n.segment, restarted)
+	if err != nil {
+		return err
+	}
+	runs, err := n.pings(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.host.Kill(ctx, lab.AgentDaemon); err != nil {
+		return err
+	}
+	if err := b.lab.Plug(ctx, late.VM); err != nil {
+		return err
+	}
+	before, err := look(ctx, n.host)
+	if err != nil {
+		return err
+	}
+	took, err := b.timeToReach(ctx, weftv1.State_STATE_ACTIVE, []guest{late}, func() error { return n.host.Start(ctx, lab.AgentDaemon) })
+	if err != nil {
+		return err
+	}
+	got.took("restart-sync", took)
+	select { // a late fault counts too
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second):
+	}
+	lost := 0
+	for _, run := range runs {
+		lost += run.Stop().Lost()
+	}
+	got.add("restart-lost", float64(lost))
+	after, err := look(ctx, n.host)
+	if err != nil {
+		return err
+	}
+	got.add("restart-writes", float64(len(before.written(after, late.Device))))
+	return nil
+}
+
+// pings begins to ping along all paths, and returns when each has been answered.
+func (n *loaded) pings(ctx context.Context) ([]*echo.Run, error) {
+	floating, err := addressOf(n.floating)
+	if err != nil {
+		return nil, err
+	}
+	var runs []*echo.Run
+	for _, path := range []struct {
+		from lab.Space
+		o    echo.Options
+	}{
+		{n.asker.Space, echo.Options{Destination: n.local.address}},
+		{n.asker.Space, echo.Options{Destination: n.outside.Address().Addr()}},
+		{n.outside.Space, echo.Options{Destination: floating}},
+	} {
+		// The first packets of a path may be lost to ARP, and are not what is measured.
+		waiting, cancel := context.WithTimeout(ctx, patience)
+		_, err := path.from.AwaitPing(waiting, path.o.Destination)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		path.o.Interval, path.o.Identity = probeEvery, echo.NewFlows
+		run, err := path.from.StartPing(ctx, path.o)
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, run)
+	}
+	return runs, nil
+}
+
+// aspect is what a host has at a moment that an agent might write.
+type aspect struct {
+	at time.Time
+	// flows have their age, by their text without counters.
+	flows map[string]time.Duration
+	// rows have their version, by table and name.
+	rows map[string]string
+}
+
+// The parts of ovs-ofctl's dump-flows that change by themselves.
+var (
+	flowAge      = regexp.MustCompile(`duration=([0-9.]+s), `)
+	flowCounters = regexp.MustCompile(`(duration|n_packets|n_bytes|idle_age|hard_age)=[^ ]* `)
+)
+
+func look(ctx context.Context, h *lab.Host) (aspect, error) {
+	a := aspect{at: time.Now(), flows: map[string]time.Duration{}, rows: map[string]string{}}
+	for _, bridge := range []string{"br-int", "br-tun", "br-tenant", "br-ext1"} {
+		out, err := h.Exec(ctx, "ovs-ofctl", "-O", "OpenFlow15", "dump-flows", bridge)
+		if err != nil {
+			return a, err
+		}
+		for line := range strings.Lines(out) {
+			m := flowAge.FindStringSubmatch(line)
+			if m == nil {
+				continue
+			}
+			age, err := time.ParseDuration(m[1])
+			if err != nil {
+				return a, fmt.Errorf("flow %q: %w", line, err)
+			}
+			a.flows[bridge+" "+flowCounters.ReplaceAllString(line, "")] = age
+		}
+	}
+	return a, a.readRows(ctx, h)
+}
+
+// readRows reads the names and versions of OVSDB's rows (RFC 7047, 5.2.2). Table Interface is left out: ovs-vswitchd writes
+// its statistics there.
+func (a *aspect) readRows(ctx context.Context, h *lab.Host) error {
+	for _, table := range []string{"Port", "Bridge"} {
+		query := fmt.Sprintf(`["Open_vSwitch",{"op":"select","table":%q,"where":[],"columns":["name","_version"]}]`, table)
+		out, err := h.Exec(ctx, "ovsdb-client", "query", query)
+		if err != nil {
+			return err
+		}
+		rows, err := parseRows(out)
+		if err != nil {
+			return fmt.Errorf("OVSDB table %s: %w", table, err)
+		}
+		for name, version := range rows {
+			a.rows[table+" "+name] = version
+		}
+	}
+	return nil
+}
+
+// written lists what has been written between two looks, but what belongs to one port's device. A flow that is new is the
+// device's: what an agent adds without need it adds a second time.
+func (a aspect) written(b aspect, device string) []string {
+	var out []string
+	for flow := range a.flows {
+		age, ok := b.flows[flow]
+		if !ok || age < b.at.Sub(a.at) {
+			out = append(out, flow)
+		}
+	}
+	for row, version := range a.rows {
+		if row != "Port "+device && b.rows[row] != version {
+			out = append(out, row)
+		}
+	}
+	return out
+}
