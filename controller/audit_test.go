@@ -55,5 +55,5 @@ func TestTheAuditMissesNoKey(t *testing.T) {
 	stray(keys.HostObject("cmp9", keys.KindRouter, w.r1.GetId()), &storev1.RouterBinding{})
 	stray(keys.Active(nobody), &storev1.ActiveRouter{Node: "net1", Epoch: 1})
 	stray(keys.Subnet(w.net1.GetId(), nobody), &weftv1.Subnet{Id: nobody})
-	stray("/weft/v1/strange", &storev1.Plug{})
+	stray(keys.Root+"strange", &storev1.Plug{})
 }

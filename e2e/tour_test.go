@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.BecomeHost() // a host of a lab is this program again
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // up brings up a lab for a test and has it dumped when the test fails.

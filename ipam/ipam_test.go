@@ -208,7 +208,7 @@ func TestExhaustionIsExact(t *testing.T) {
 }
 
 func TestExhaustionNamesSubnetAndPools(t *testing.T) {
-	full := func(first, last netip.Addr) (int64, error) { return 1 << 32, nil }
+	full := func(_, _ netip.Addr) (int64, error) { return 1 << 32, nil }
 	for _, tc := range []struct {
 		sub  model.Subnet
 		want string

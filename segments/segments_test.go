@@ -91,8 +91,10 @@ func TestNoSegmentIsEverHeldTwiceAndClaimsMatchNetworksOneToOne(t *testing.T) {
 
 func TestReleaseAfterClaimIsIdentity(t *testing.T) {
 	for _, n := range []model.Network{
-		{ID: "n1", Type: vlan, PhysicalNetwork: "tenant", Segment: 7}, {ID: "n2", Type: vxlan, Segment: 7},
-		{ID: "n3", Type: gre, Segment: 7}, {ID: "n4", Type: flat, PhysicalNetwork: "tenant"},
+		{ID: "n1", Type: vlan, PhysicalNetwork: "tenant", Segment: 7},
+		{ID: "n2", Type: vxlan, Segment: 7},
+		{ID: "n3", Type: gre, Segment: 7},
+		{ID: "n4", Type: flat, PhysicalNetwork: "tenant"},
 	} {
 		m := txntest.New()
 		claim := func() bool { return commit(m, func(x *txn.Txn) { segments.Claim(x, n) }) }
@@ -108,8 +110,11 @@ func TestReleaseAfterClaimIsIdentity(t *testing.T) {
 func TestTypesAndPhysicalNetworksDoNotShareSegments(t *testing.T) {
 	m := txntest.New()
 	for _, n := range []model.Network{
-		{ID: "n1", Type: vlan, PhysicalNetwork: "a", Segment: 7}, {ID: "n2", Type: vlan, PhysicalNetwork: "b", Segment: 7},
-		{ID: "n3", Type: vxlan, Segment: 7}, {ID: "n4", Type: gre, Segment: 7}, {ID: "n5", Type: flat, PhysicalNetwork: "a"},
+		{ID: "n1", Type: vlan, PhysicalNetwork: "a", Segment: 7},
+		{ID: "n2", Type: vlan, PhysicalNetwork: "b", Segment: 7},
+		{ID: "n3", Type: vxlan, Segment: 7},
+		{ID: "n4", Type: gre, Segment: 7},
+		{ID: "n5", Type: flat, PhysicalNetwork: "a"},
 	} {
 		if !commit(m, func(x *txn.Txn) { segments.Claim(x, n) }) {
 			t.Errorf("%v collides with %v", n, m.Values())

@@ -245,7 +245,7 @@ func TestAKnownClientGetsItsAddressAndOptions(t *testing.T) {
 		"name":        {ack.HostName(), "host-10-10-10-10"},
 		"bootfile":    {ack.BootFileNameOption() + ack.BootFileName, "boot-" + addrA},
 		"lease":       {ack.IPAddressLeaseTime(0).String(), "24h0m0s"},
-		"MTU":         {fmt.Sprint(ack.Options.Get(dhcpv4.OptionInterfaceMTU)), fmt.Sprint([]byte{1450 >> 8, 1450 & 0xff})},
+		"MTU":         {string(ack.Options.Get(dhcpv4.OptionInterfaceMTU)), string([]byte{1450 >> 8, 1450 & 0xff})},
 		"routes":      {fmt.Sprint(ack.ClasslessStaticRoute()), "[route to 198.51.100.0/24 via 10.10.10.254 route to 0.0.0.0/0 via 10.10.10.1]"},
 		"two clients": {s.lease(macB).ACK.YourIPAddr.String(), addrB},
 	} {

@@ -298,7 +298,7 @@ func (p *process) endsWithin(ctx context.Context, timeout time.Duration) (bool, 
 	if err := p.file.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return false, fmt.Errorf("dnsmasq %d: %w", p.pid, err)
 	}
-	defer context.AfterFunc(ctx, func() { p.file.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })()
 	err := p.wait()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return false, ctx.Err()

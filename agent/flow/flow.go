@@ -32,9 +32,9 @@ type Flow struct {
 // unless both have the same table and priority and one of them is missing.
 const (
 	Magic          uint64 = 0x7765
-	magicShift            = 48
-	generationBits        = 8
-	contentBits           = 40
+	magicShift     uint64 = 48
+	generationBits uint64 = 8
+	contentBits    uint64 = 40
 
 	// CookieMask selects the bits of a cookie that say whose a flow is.
 	CookieMask uint64 = 0xffff << magicShift

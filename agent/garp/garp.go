@@ -209,7 +209,7 @@ func (a *Announcer) send(t Target) error {
 		if err != nil {
 			return fmt.Errorf("packet socket: %w", err)
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }() // nothing is pending on it
 		to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
 		for _, op := range []uint16{opRequest, opReply} {
 			if err := unix.Sendto(fd, Frame(t, op), 0, to); err != nil {

@@ -182,7 +182,7 @@ func TestALinkThatHasGoneEndsItsAnnouncementOnly(t *testing.T) {
 		if !errors.Is(err, garp.ErrBusy) || time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if got := s.hear(t); !bytes.Equal(got, garp.Frame(good, 1)) {
 		t.Errorf("heard %x", got)

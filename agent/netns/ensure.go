@@ -101,7 +101,7 @@ func (p *pass) inNamespace(step func(*pass)) error {
 	if p.sock, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("namespace %s: socket for ethtool: %w", p.want.Name, err)
 	}
-	defer unix.Close(p.sock)
+	defer func() { _ = unix.Close(p.sock) }() // nothing is pending on it
 	self, err := os.Open(threadNS)
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", p.want.Name, err)

@@ -26,7 +26,7 @@ func oxmOf(f flow.Field) (oxm, error) {
 	if n, ok := f.Register(); ok {
 		return oxm{classNXM1, uint8(n), 4}, nil
 	}
-	number := -1
+	var number int
 	switch f {
 	case flow.FieldInPort:
 		number = 0

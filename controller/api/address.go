@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/ipam"
@@ -60,7 +62,7 @@ func (a *addresser) any(ctx context.Context) ([]*weftv1.FixedIp, error) {
 		f, err := a.allocate(ctx, sub)
 		var exhausted *ipam.Exhausted
 		switch {
-		case errors.As(err, &exhausted):
+		case errors.As(err, &exhausted), fault.Code(err) == codes.DataLoss:
 			full = append(full, err)
 		case err != nil:
 			return nil, err
@@ -93,7 +95,7 @@ func (a *addresser) one(ctx context.Context, field string, want *weftv1.FixedIp,
 	}
 	typed, err := model.SubnetFrom(sub.Msg)
 	if err != nil {
-		return nil, fmt.Errorf("subnet %s as stored: %w", sub.Msg.GetId(), err)
+		return nil, fault.Damaged("subnet "+sub.Msg.GetId(), err)
 	}
 	f := &weftv1.FixedIp{SubnetId: sub.Msg.GetId(), IpAddress: ip.String()}
 	if slices.ContainsFunc(had, func(h *weftv1.FixedIp) bool { return sameFixed(h, f) }) {

@@ -107,7 +107,7 @@ func (s *Server) associate(ctx context.Context, e *edit, f *weftv1.FloatingIp) e
 	f.RouterId, f.FixedIpAddress = router.Msg.GetId(), fixed.GetIpAddress()
 	ip, err := netip.ParseAddr(fixed.GetIpAddress())
 	if err != nil {
-		return fmt.Errorf("port %s has the address %q: %w", f.GetPortId(), fixed.GetIpAddress(), err)
+		return fault.Damaged("port "+f.GetPortId(), err)
 	}
 	key := keys.FloatingClaim(f.GetPortId(), ip, f.GetRouterId())
 	owner, err := e.claimant(ctx, key)
@@ -226,7 +226,7 @@ func releasePair(e *edit, f *weftv1.FloatingIp) error {
 	}
 	ip, err := netip.ParseAddr(f.GetFixedIpAddress())
 	if err != nil {
-		return fmt.Errorf("floating IP %s has the fixed address %q: %w", f.GetId(), f.GetFixedIpAddress(), err)
+		return fault.Damaged("floating IP "+f.GetId(), err)
 	}
 	e.txn.Delete(keys.FloatingClaim(f.GetPortId(), ip, f.GetRouterId()))
 	return nil
@@ -261,7 +261,7 @@ func (s *Server) releaseFloating(ctx context.Context, e *edit, f record.Stored[*
 	}
 	ip, err := netip.ParseAddr(f.Msg.GetIpAddress())
 	if err != nil {
-		return fmt.Errorf("floating IP %s has the address %q: %w", f.Msg.GetId(), f.Msg.GetIpAddress(), err)
+		return fault.Damaged("floating IP "+f.Msg.GetId(), err)
 	}
 	ipam.Release(e.txn, sub.Msg.GetId(), ip)
 	return nil

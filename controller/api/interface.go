@@ -145,7 +145,7 @@ func (s *Server) checkNoneBehind(ctx context.Context, e *edit, r *weftv1.Router,
 	}
 	cidr, err := netip.ParsePrefix(sub.Msg.GetCidr())
 	if err != nil {
-		return fault.Precondition("%s is damaged: %v", s.subnets.Label(sub.Msg), err)
+		return fault.Damaged(s.subnets.Label(sub.Msg), err)
 	}
 	all, err := s.floating.Under(ctx, e.View, keys.FloatingIPs(r.GetId()))
 	if err != nil {

@@ -152,7 +152,8 @@ func (s *Server) decideSegment(ctx context.Context, e *edit, n *weftv1.Network) 
 	for _, r := range stored {
 		typed, err := model.SegmentRangeFrom(r.Msg)
 		if err != nil {
-			return fmt.Errorf("segment range %s: %w", r.Msg.GetId(), err)
+			s.opts.Log.Error("passing over a segment range", "key", r.Key, "error", err)
+			typed = model.SegmentRange{} // of no type
 		}
 		ranges = append(ranges, typed)
 	}
@@ -344,7 +345,7 @@ func (s *Server) releaseNetwork(ctx context.Context, e *edit, n record.Stored[*w
 	e.txn.NoneUnder(keys.Ports(id))
 	typed, err := model.NetworkFrom(n.Msg)
 	if err != nil {
-		return fmt.Errorf("network %s as stored: %w", id, err)
+		return fault.Damaged("network "+id, err)
 	}
 	segments.Release(e.txn, typed)
 	return nil

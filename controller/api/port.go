@@ -191,7 +191,9 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 		return err
 	}
 	if slices.Contains(changed, "host") && after.GetHost() != before.Msg.GetHost() {
-		after.BoundHost = after.GetHost()
+		if err := rehost(ctx, e, after); err != nil {
+			return err
+		}
 	}
 	if err := completeMAC(ctx, e, after); err != nil {
 		return err
@@ -208,6 +210,17 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 		return err
 	}
 	return e.place().ClaimChange(before, after)
+}
+
+// rehost binds a port to the host that it names now. One that names none any more stays where it is plugged.
+func rehost(ctx context.Context, e *edit, p *weftv1.Port) error {
+	if p.GetHost() == "" && p.GetBoundHost() != "" {
+		if _, plugged, err := e.One(ctx, keys.Plug(p.GetBoundHost(), p.GetId())); err != nil || plugged {
+			return err
+		}
+	}
+	p.BoundHost = p.GetHost()
+	return nil
 }
 
 func refuseSystem(p *weftv1.Port, what string) error {

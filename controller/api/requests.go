@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
@@ -110,7 +111,7 @@ func (c call) replay(ctx context.Context, s *store.Store, response proto.Message
 	}
 	first := &storev1.Request{}
 	if err := proto.Unmarshal(e.Value, first); err != nil {
-		return 0, fmt.Errorf("key %s does not hold a request: %w", e.Key, err)
+		return 0, fault.Damaged("the request at key "+e.Key, err)
 	}
 	if first.GetMethod() != c.method || string(first.GetDigest()) != string(c.digest) {
 		return 0, model.Invalid("request_id", "%s was used for another request (%s); use a new one", c.id, first.GetMethod())

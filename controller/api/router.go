@@ -286,7 +286,7 @@ func (s *Server) legs(ctx context.Context, e *edit, r *weftv1.Router) ([]leg, er
 		}
 		l := leg{subnet: sub}
 		if l.cidr, err = netip.ParsePrefix(sub.Msg.GetCidr()); err != nil {
-			return fault.Precondition("%s is damaged: %v", s.subnets.Label(sub.Msg), err)
+			return fault.Damaged(s.subnets.Label(sub.Msg), err)
 		}
 		if ip, err := netip.ParseAddr(address); err == nil {
 			l.own = append(l.own, ip)
@@ -327,7 +327,7 @@ func (s *Server) checkBehind(ctx context.Context, e *edit, r *weftv1.Router, sub
 func (s *Server) checkOverlap(sub *weftv1.Subnet, legs []leg, r *weftv1.Router) error {
 	cidr, err := netip.ParsePrefix(sub.GetCidr())
 	if err != nil {
-		return fault.Precondition("%s is damaged: %v", s.subnets.Label(sub), err)
+		return fault.Damaged(s.subnets.Label(sub), err)
 	}
 	for _, l := range legs {
 		switch {

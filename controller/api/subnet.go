@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -268,7 +267,7 @@ func (s *Server) claimsOn(ctx context.Context, e *edit, prefix string) ([]*store
 	for i, entry := range entries {
 		out[i] = &storev1.Claim{}
 		if err := proto.Unmarshal(entry.Value, out[i]); err != nil {
-			return nil, fmt.Errorf("key %s does not hold a claim: %w", entry.Key, err)
+			return nil, fault.Damaged("the claim at key "+entry.Key, err)
 		}
 	}
 	return out, nil

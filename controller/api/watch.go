@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -74,6 +75,9 @@ func (w *watcher) begin(ctx context.Context) (int64, error) {
 	v := record.NewView(w.opts.Store)
 	if _, _, err := v.One(ctx, keys.Schema); err != nil {
 		return 0, err
+	}
+	if w.req.GetRevision() > v.Revision() {
+		return 0, fault.OutOfRange("revision %d is still to come: the store is at %d; list again", w.req.GetRevision(), v.Revision())
 	}
 	if w.req.GetRevision() > 0 {
 		return w.req.GetRevision() + 1, nil
@@ -215,7 +219,7 @@ func setObject(out *weftv1.WatchEvent, m messageOf) {
 
 // statusEvent is the event of a report: the object as it is now, once the fleet has taken the report in.
 func (w *watcher) statusEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
-	if err := w.opts.Fleet.Await(ctx, keys.FamilyStatus, ev.Kv.ModRevision); err != nil {
+	if err := w.await(ctx, keys.FamilyStatus, ev.Kv.ModRevision); err != nil {
 		return nil, err
 	}
 	switch k.Kind() {
@@ -230,6 +234,20 @@ func (w *watcher) statusEvent(ctx context.Context, k keys.Key, ev *clientv3.Even
 	default:
 		return nil, nil //nolint:nilnil // no event
 	}
+}
+
+// awaitLimit is how long an event waits for the fleet. A key that came and went while the fleet listed anew is never
+// seen there.
+const awaitLimit = time.Second
+
+// await waits until the fleet has taken an event in, which follows the same store and is seldom behind.
+func (w *watcher) await(ctx context.Context, family keys.Family, revision int64) error {
+	limited, cancel := context.WithTimeout(ctx, awaitLimit)
+	defer cancel()
+	if err := w.opts.Fleet.Await(limited, family, revision); err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil
 }
 
 func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id string, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
@@ -254,7 +272,7 @@ func (w *watcher) nodeEvent(ctx context.Context, k keys.Key, ev *clientv3.Event)
 	if !w.wants(weftv1.Kind_KIND_NODE, nil) {
 		return nil, nil //nolint:nilnil // no event
 	}
-	if err := w.opts.Fleet.Await(ctx, k.Family, ev.Kv.ModRevision); err != nil {
+	if err := w.await(ctx, k.Family, ev.Kv.ModRevision); err != nil {
 		return nil, err
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_PUT, Revision: ev.Kv.ModRevision}

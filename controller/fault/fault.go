@@ -56,6 +56,11 @@ func OutOfRange(format string, args ...any) error { return refuse(codes.OutOfRan
 // Unavailable says that the caller has to go elsewhere, or come back.
 func Unavailable(format string, args ...any) error { return refuse(codes.Unavailable, format, args...) }
 
+// Damaged says that what is stored of an object can't be used. err is told, not wrapped: its fields are not the caller's.
+func Damaged(what string, err error) error {
+	return refuse(codes.DataLoss, "what is stored of %s is damaged: %v; repair or delete it", what, err)
+}
+
 // Label names an object for a person: kind, name if it has one, and id.
 func Label(kind, name, id string) string {
 	if name == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -38,8 +39,8 @@ func message(err error) string {
 		return fmt.Sprintf("the store (etcd) can't be reached, so the outcome is unknown; try again later with the same request id: %v", err)
 	case errors.Is(err, store.ErrConflict):
 		return fmt.Sprintf("too many others are changing the same objects; try again: %v", err)
-	case errors.Is(err, store.ErrCompacted):
-		return fmt.Sprintf("the revision is no longer kept; list again: %v", err)
+	case errors.Is(err, store.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
+		return fmt.Sprintf("the revision is not there, or no longer; list again: %v", err)
 	default:
 		return err.Error()
 	}
@@ -68,7 +69,7 @@ func Code(err error) codes.Code {
 
 func storeCode(err error) codes.Code {
 	switch {
-	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrCompacted):
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
 		return codes.Aborted
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return codes.Unavailable

@@ -21,6 +21,7 @@ import (
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+	"github.com/weft-sdn/weft/scheduler"
 )
 
 // Placer places. Make it with New; Run does the work.
@@ -107,6 +108,9 @@ func fingerprint(f *fleet.Fleet) string {
 
 // look places everything that has no place and can have one now.
 func (p *Placer) look(ctx context.Context) {
+	if !slices.ContainsFunc(p.fleet.Nodes(), func(n scheduler.Node) bool { return n.Alive && n.Network }) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := errors.Join(p.dhcp(ctx), p.routers(ctx)); err != nil && ctx.Err() == nil {
@@ -126,8 +130,9 @@ func (p *Placer) dhcp(ctx context.Context) error {
 		return err
 	}
 	var errs []error
+	nodes := p.fleet.Nodes()
 	for _, n := range networks {
-		if n.Msg.GetDhcpPlacement() == nil || len(n.Msg.GetDhcpPlacement().GetNodes()) > 0 {
+		if n.Msg.GetDhcpPlacement() == nil || len(n.Msg.GetDhcpPlacement().GetNodes()) > 0 || !placing.Possible([]*weftv1.Network{n.Msg}, nodes) {
 			continue
 		}
 		_, err := p.store.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) { return p.placeDHCP(ctx, n.Msg.GetId()) })

@@ -114,7 +114,7 @@ func (c *Change) dhcpPort(ctx context.Context, net *weftv1.Network) (*record.Sto
 		}
 		binding := &storev1.DhcpBinding{}
 		if err := proto.Unmarshal(e.Value, binding); err != nil {
-			return nil, fmt.Errorf("key %s does not hold a DHCP binding: %w", e.Key, err)
+			return nil, fault.Damaged("the DHCP binding at key "+e.Key, err)
 		}
 		port, err := record.Ports().At(ctx, c.View, net.GetId(), binding.GetPortId())
 		if err != nil {
@@ -193,7 +193,7 @@ func (c *Change) addressDHCP(ctx context.Context, port *weftv1.Port, served []*w
 		}
 		sub, err := model.SubnetFrom(s)
 		if err != nil {
-			return fmt.Errorf("subnet %s: %w", s.GetId(), err)
+			return fault.Damaged("subnet "+s.GetId(), err)
 		}
 		ip, err := c.Alloc.Address(ctx, sub, nil)
 		if err != nil {
@@ -234,7 +234,7 @@ func (c *Change) PutPort(before *record.Stored[*weftv1.Port], after *weftv1.Port
 func (c *Change) ClaimChange(before record.Stored[*weftv1.Port], after *weftv1.Port) error {
 	was, err := model.PortFrom(before.Msg)
 	if err != nil {
-		return fmt.Errorf("port %s as stored: %w", after.GetId(), err)
+		return fault.Damaged("port "+after.GetId(), err)
 	}
 	now, err := model.PortFrom(after)
 	if err != nil {
@@ -332,6 +332,16 @@ func stay(nodes []scheduler.Node, current []string) []scheduler.Node {
 	return out
 }
 
+// Possible reports whether a node could take what touches these networks now.
+func Possible(networks []*weftv1.Network, nodes []scheduler.Node) bool {
+	req := scheduler.Request{}
+	for _, n := range networks {
+		needs(&req, n)
+	}
+	_, err := scheduler.Place(req, nodes)
+	return err == nil
+}
+
 // everPossible reports whether a registered node could take the request if it were alive.
 func (c *Change) everPossible(req scheduler.Request) bool {
 	nodes := slices.Clone(c.Nodes)
@@ -358,7 +368,7 @@ func (c *Change) moveRouter(ctx context.Context, id string, from, to []string) e
 	active := &storev1.ActiveRouter{}
 	if found {
 		if err := proto.Unmarshal(e.Value, active); err != nil {
-			return fmt.Errorf("key %s does not hold an active router: %w", e.Key, err)
+			return fault.Damaged("the active router at key "+e.Key, err)
 		}
 	}
 	c.Txn.Unchanged(e.Key, e.Revision)

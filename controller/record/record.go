@@ -3,7 +3,6 @@
 package record
 
 import (
-	"fmt"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -76,7 +75,7 @@ func Etag(revision int64) string { return strconv.FormatInt(revision, 10) }
 func (k *Kind[M]) Decode(e store.Entry) (Stored[M], error) {
 	m := k.New()
 	if err := proto.Unmarshal(e.Value, m); err != nil {
-		return Stored[M]{}, fmt.Errorf("key %s does not hold a %s: %w; repair or delete it", e.Key, k.Name, err)
+		return Stored[M]{}, fault.Damaged(k.Name+" at key "+e.Key, err)
 	}
 	*k.Header(m).Etag = Etag(e.Revision)
 	return Stored[M]{Msg: m, Key: e.Key, Revision: e.Revision}, nil

@@ -2,7 +2,6 @@ package record
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"google.golang.org/protobuf/proto"
@@ -97,7 +96,7 @@ func (v *View) Claimant(ctx context.Context, key string) (*storev1.Claim, error)
 	}
 	claim := &storev1.Claim{}
 	if err := proto.Unmarshal(e.Value, claim); err != nil {
-		return nil, fmt.Errorf("key %s does not hold a claim: %w", key, err)
+		return nil, fault.Damaged("the claim at key "+key, err)
 	}
 	return claim, nil
 }
@@ -143,7 +142,7 @@ func (k *Kind[M]) locate(ctx context.Context, v *View, id string) (string, error
 	}
 	at := &storev1.Locator{}
 	if err := proto.Unmarshal(e.Value, at); err != nil {
-		return "", fmt.Errorf("key %s does not hold a locator: %w", e.Key, err)
+		return "", fault.Damaged("the locator at key "+e.Key, err)
 	}
 	return at.GetScope(), nil
 }

@@ -59,8 +59,12 @@ func TestTheSameGuardTwiceIsOneGuard(t *testing.T) {
 	}
 	x.Unchanged("c", 8)
 	want := []txn.Guard{
-		{Kind: txn.KeyAbsent, Key: "a"}, {Kind: txn.KeyExists, Key: "b"}, {Kind: txn.KeyUnchanged, Key: "c", Revision: 7},
-		{Kind: txn.PrefixEmpty, Key: "d/"}, {Kind: txn.PrefixUnchanged, Key: "e/", Revision: 9}, {Kind: txn.KeyUnchanged, Key: "c", Revision: 8},
+		{Kind: txn.KeyAbsent, Key: "a"},
+		{Kind: txn.KeyExists, Key: "b"},
+		{Kind: txn.KeyUnchanged, Key: "c", Revision: 7},
+		{Kind: txn.PrefixEmpty, Key: "d/"},
+		{Kind: txn.PrefixUnchanged, Key: "e/", Revision: 9},
+		{Kind: txn.KeyUnchanged, Key: "c", Revision: 8},
 	}
 	if diff := cmp.Diff(want, x.Guards()); diff != "" {
 		t.Error(diff)

@@ -67,7 +67,7 @@ func newNamespace() (netns.NsHandle, error) {
 	if err != nil {
 		return netns.None(), err
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }()
 	made, err := netns.New()
 	if err != nil {
 		return netns.None(), err
@@ -80,7 +80,7 @@ func (o *OVS) cleanup() {
 		d.kill()
 	}
 	if o.ns.IsOpen() {
-		o.ns.Close()
+		_ = o.ns.Close() // the process's end closes it too
 	}
 	if o.t.Failed() {
 		o.logTail("ovs-vswitchd.log")
