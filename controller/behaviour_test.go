@@ -518,3 +518,121 @@ func TestAWatchEndsWhenItsControllerStops(t *testing.T) {
 	}
 	_ = r.conn.Close()
 }
+
+func TestALostLeaseIsReplaced(t *testing.T) {
+	w := newWorld(t)
+	create := func() error {
+		_, err := w.CreateNetwork(w.ctx, &weftv1.CreateNetworkRequest{Network: &weftv1.Network{}, RequestId: uuid.NewString()})
+		return err
+	}
+	w.check(create())
+	leases, err := w.etcdClient.Leases(w.ctx)
+	w.check(err)
+	for _, l := range leases.Leases {
+		_, err := w.etcdClient.Revoke(w.ctx, l.ID)
+		w.check(err)
+	}
+	w.check(create())
+	batch, err := w.BatchCreateNetworks(w.ctx, &weftv1.BatchCreateNetworksRequest{Requests: []*weftv1.CreateNetworkRequest{{Network: &weftv1.Network{}, RequestId: uuid.NewString()}}})
+	w.check(err)
+	if batch.GetResults()[0].GetNetwork() == nil {
+		t.Errorf("batch after the lease was lost: %v", batch)
+	}
+}
+
+func TestElementsOfABatchStandByThemselves(t *testing.T) {
+	w := newWorld(t)
+	n := w.network(&weftv1.Network{})
+	request := func(cidr string) *weftv1.CreateSubnetRequest {
+		return &weftv1.CreateSubnetRequest{Subnet: &weftv1.Subnet{NetworkId: n.GetId(), Cidr: cidr}}
+	}
+	subs, err := w.BatchCreateSubnets(w.ctx, &weftv1.BatchCreateSubnetsRequest{Requests: []*weftv1.CreateSubnetRequest{
+		request("10.1.0.0/24"), request("10.1.0.0/25"), request("x"), request("10.2.0.0/24"), {},
+	}})
+	w.check(err)
+	var got []string
+	for _, r := range subs.GetResults() {
+		got = append(got, r.GetSubnet().GetCidr()+codes.Code(uint32(r.GetError().GetCode())).String())
+	}
+	want := []string{"10.1.0.0/24OK", "FailedPrecondition", "InvalidArgument", "10.2.0.0/24OK", "InvalidArgument"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("subnets (-want +got):\n%s", diff)
+	}
+	ports := &weftv1.BatchCreatePortsRequest{}
+	for i := range 300 {
+		p := &weftv1.Port{NetworkId: n.GetId(), Name: fmt.Sprint(i)}
+		if i%100 == 7 {
+			p.FixedIps = fixed("10.1.0.7")
+		}
+		ports.Requests = append(ports.Requests, &weftv1.CreatePortRequest{Port: p})
+	}
+	done, err := w.BatchCreatePorts(w.ctx, ports)
+	w.check(err)
+	failed := 0
+	for i, r := range done.GetResults() {
+		switch {
+		case r.GetError() != nil && i%100 == 7 && r.GetError().GetCode() == int32(codes.AlreadyExists):
+			failed++
+		case r.GetError() != nil:
+			t.Errorf("port %d: %v", i, r.GetError())
+		case r.GetPort().GetName() != fmt.Sprint(i):
+			t.Errorf("result %d is of port %s", i, r.GetPort().GetName())
+		}
+	}
+	if failed != 2 {
+		t.Errorf("%d of three ports with one address were refused, want 2", failed)
+	}
+	w.audit()
+}
+
+func TestADamagedObjectStopsNothingElse(t *testing.T) {
+	w := newWorld(t)
+	for _, key := range []string{keys.Network(nobody), keys.Port(w.net1.GetId(), nobody), keys.Router(nobody), keys.SegmentRange(nobody)} {
+		_, err := w.etcdClient.Put(w.ctx, key, "\xff")
+		w.check(err)
+	}
+	w.put(keys.SegmentRange("00000000-0000-4000-8000-000000000001"), &weftv1.SegmentRange{Type: vlan})
+	n := w.network(&weftv1.Network{})
+	w.subnet(&weftv1.Subnet{NetworkId: n.GetId(), Cidr: "10.1.0.0/24"})
+	w.port(&weftv1.Port{NetworkId: w.net1.GetId()})
+	all, err := w.ListNetworks(w.ctx, &weftv1.ListNetworksRequest{})
+	w.check(err)
+	if len(all.GetNetworks()) != 4 {
+		t.Errorf("%d networks listed, want the 4 good ones", len(all.GetNetworks()))
+	}
+	_, err = w.GetNetwork(w.ctx, &weftv1.GetNetworkRequest{Id: nobody})
+	wantCode(t, codes.DataLoss, err)
+	w.put(keys.Plug("cmp1", w.p1.GetId()), &storev1.Plug{})
+	w.eventually("late binding goes on", func() bool { return w.bound(w.p1.GetId()) == "cmp1" })
+}
+
+func TestAHostTakenBackLeavesAPluggedPortWhereItIs(t *testing.T) {
+	w := newWorld(t)
+	p := w.port(&weftv1.Port{NetworkId: w.net1.GetId(), Host: "cmp1"})
+	w.put(keys.Plug("cmp1", p.GetId()), &storev1.Plug{})
+	p, err := w.UpdatePort(w.ctx, &weftv1.UpdatePortRequest{Port: &weftv1.Port{Id: p.GetId()}, UpdateMask: mask("host")})
+	w.check(err)
+	if p.GetBoundHost() != "cmp1" {
+		t.Errorf("bound to %q, want cmp1 without a gap", p.GetBoundHost())
+	}
+	w.audit()
+}
+
+func TestAnInterfaceCanBeAPort(t *testing.T) {
+	w := newWorld(t)
+	p := w.port(&weftv1.Port{NetworkId: w.net1.GetId(), FixedIps: fixed("10.0.0.200")})
+	r := w.router("second", "")
+	r, err := w.AddRouterInterface(w.ctx, &weftv1.AddRouterInterfaceRequest{RouterId: r.GetId(), Attachment: &weftv1.AddRouterInterfaceRequest_PortId{PortId: p.GetId()}})
+	w.check(err)
+	if r.GetInterfaces()[0].GetIpAddress() != "10.0.0.200" {
+		t.Errorf("router = %v", r)
+	}
+	w.audit()
+	r, err = w.setGateway(r.GetId(), &weftv1.ExternalGateway{NetworkId: w.ext2.GetId()})
+	w.check(err)
+	f := w.floatingIP(&weftv1.FloatingIp{NetworkId: w.ext2.GetId(), PortId: w.p1.GetId()}) // p1 behind two routers
+	if f.GetRouterId() != r.GetId() {
+		t.Errorf("floating IP = %v, want it through router %s", f, r.GetId())
+	}
+	w.audit()
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -36,6 +37,7 @@ func (f *fleet) configure(g *guest) {
 	got, err := g.Configure(ctx)
 	f.must(err)
 	g.ip = got.Address.Addr()
+	f.announce(g)
 }
 
 // boundTo waits until a port is bound to a node, or to none.
@@ -135,7 +137,7 @@ func TestLateBinding(t *testing.T) {
 		f.reach(g.Space, there.ip)
 		f.deletePort(g.port.GetId())
 		f.cutOff(g.Space, there.ip)
-		f.silent(g, []*guest{here, there}, func() { f.pause(500 * 1e6) })
+		f.silent(g, []*guest{here, there}, func() { f.pause(500 * time.Millisecond) })
 		f.untagged(g)
 		f.refusal("cmp1", g.port.GetId(), "there is no port")
 		f.must(g.Remove(t.Context()))

@@ -288,6 +288,7 @@ func (f *fleet) guestOf(name, host string, p *weftv1.Port) *guest {
 	if got := vm.Spec.Lease.Address.Addr(); got != g.ip {
 		f.t.Fatalf("VM %s got %s, its port has %s", name, got, g.ip)
 	}
+	f.announce(g)
 	return g
 }
 
@@ -512,4 +513,14 @@ func (f *fleet) etcd() *clientv3.Client {
 	f.must(err)
 	f.t.Cleanup(func() { client.Close() })
 	return client
+}
+
+// without is nil when a text holds none of the words.
+func without(text string, words ...string) error {
+	for _, w := range words {
+		if i := strings.Index(text, w); i >= 0 {
+			return fmt.Errorf("there is %q: %.300s", w, text[max(0, i-150):])
+		}
+	}
+	return nil
 }

@@ -57,8 +57,23 @@ func (f *fleet) shout(g *guest, vlans ...uint16) (stop func()) {
 	return f.flood(g.Space, lab.VMDevice, shouts(mac, vlans))
 }
 
-// flood sends frames from a device over and over until stop is called, which fails when nothing was sent.
-func (f *fleet) flood(at lab.Space, device string, frames [][]byte) (stop func()) {
+// announce has a guest tell its address to all, as a DHCP client should, "to clear any outdated ARP cache entries" (RFC 2131
+// section 4.4.1, RFC 5227 section 2.3): a neighbour may remember the address's holder before.
+func (f *fleet) announce(g *guest) {
+	f.t.Helper()
+	mac, err := net.ParseMAC(g.Spec.Port.MAC)
+	f.must(err)
+	out := append(append(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac...), 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1)
+	out = append(append(append(out, mac...), g.ip.AsSlice()...), 0, 0, 0, 0, 0, 0)
+	out = append(out, g.ip.AsSlice()...)
+	socket := f.socket(g.Space, lab.VMDevice)
+	defer unix.Close(socket)
+	_, err = unix.Write(socket, out)
+	f.must(err)
+}
+
+// socket opens a raw socket on a device; the caller closes it.
+func (f *fleet) socket(at lab.Space, device string) int {
 	f.t.Helper()
 	var socket int
 	f.must(at.Do(func() (err error) {
@@ -71,6 +86,13 @@ func (f *fleet) flood(at lab.Space, device string, frames [][]byte) (stop func()
 		}
 		return unix.Bind(socket, &unix.SockaddrLinklayer{Ifindex: link.Index})
 	}))
+	return socket
+}
+
+// flood sends frames from a device over and over until stop is called, which fails when nothing was sent.
+func (f *fleet) flood(at lab.Space, device string, frames [][]byte) (stop func()) {
+	f.t.Helper()
+	socket := f.socket(at, device)
 	ctx, cancel := context.WithCancel(f.t.Context())
 	var sending sync.WaitGroup
 	sent := 0

@@ -161,8 +161,7 @@ func TestStrangersOnANodeKeepTheirThings(t *testing.T) {
 		iptables -t nat -N their-nat; iptables -t nat -A their-nat -j RETURN; iptables -t nat -I POSTROUTING -j their-nat`)
 	theirs := f.sh(router, "iptables-save | grep their-")
 	f.sh(net1.Space, "ovs-ofctl add-flow br-tun cookie=0xbeef,table=22,priority=9,dl_vlan=4001,actions=drop")
-	_, err := f.floating.DeleteFloatingIp(ctx, &weftv1.DeleteFloatingIpRequest{Id: fip.GetId()})
-	f.must(err)
+	f.deleteFloating(fip)
 	f.cutOff(f.external("ext1").Space, address)
 	f.must(net1.Kill(ctx, lab.AgentDaemon))
 	f.must(net1.Start(ctx, lab.AgentDaemon))
@@ -196,12 +195,7 @@ func TestStrangersOnANodeKeepTheirThings(t *testing.T) {
 func (f *fleet) deleteAll() {
 	f.t.Helper()
 	ctx := f.t.Context()
-	fips, err := f.floating.ListFloatingIps(ctx, &weftv1.ListFloatingIpsRequest{})
-	f.must(err)
-	for _, p := range fips.GetFloatingIps() {
-		_, err := f.floating.DeleteFloatingIp(ctx, &weftv1.DeleteFloatingIpRequest{Id: p.GetId()})
-		f.must(err)
-	}
+	f.clearFloating()
 	routers, err := f.routers.ListRouters(ctx, &weftv1.ListRoutersRequest{})
 	f.must(err)
 	for _, r := range routers.GetRouters() {

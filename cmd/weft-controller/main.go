@@ -78,6 +78,7 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
+	go trim(ctx)
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
 	client, failed, closeStore, err := openStore(ctx, cfg, log)
 	if err != nil {
@@ -119,6 +120,7 @@ func openStore(ctx context.Context, cfg config.Config, log *slog.Logger) (client
 		}
 	}
 	if len(cfg.Etcd) > 0 {
+		collectEarly(os.Environ())
 		if client, err = store.Dial(cfg.Etcd); err != nil {
 			return nil, nil, nil, err
 		}

@@ -36,9 +36,13 @@ func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	q := question{kind: keys.KindRouter, id: r.GetId(), revision: revision, node: f.activeNode(r.GetId()), down: isDown(r.AdminStateUp)} //nolint:protogetter // presence
-	q.unplaced = "it has neither a gateway nor interfaces"
-	if r.GetPlacement() != nil {
+	switch nodes := r.GetPlacement().GetNodes(); {
+	case r.GetPlacement() == nil:
+		q.unplaced = "it has neither a gateway nor interfaces"
+	case len(nodes) == 0:
 		q.unplaced = "not placed: no node can take it"
+	case q.node == "":
+		q.node = nodes[0] // placed a moment ago
 	}
 	return f.answer(q)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -57,6 +58,7 @@ func (a *api) close() { _ = a.conn.Close() } // nothing is pending
 type bench struct {
 	*api
 	lab *lab.Lab
+	out io.Writer
 	n   int
 	// external is the network of outside1, once there is one.
 	external *weftv1.Network
@@ -66,12 +68,12 @@ type bench struct {
 	keep bool
 }
 
-func newBench(ctx context.Context, l *lab.Lab, n int) (*bench, error) {
+func newBench(ctx context.Context, l *lab.Lab, n int, out io.Writer) (*bench, error) {
 	a, err := dial(l)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{api: a, lab: l, n: n}
+	b := &bench{api: a, lab: l, n: n, out: out}
 	if err := b.nodesAlive(ctx, 4); err != nil {
 		a.close()
 		return nil, err

@@ -85,12 +85,12 @@ func measure(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, down(ctx, l)) }()
-	b, err := newBench(ctx, l, o.n)
+	b, err := newBench(ctx, l, o.n, out)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	results, failed := b.all(ctx, todo, out)
+	results, failed := b.all(ctx, todo)
 	table(out, results)
 	explain(out, todo)
 	fmt.Fprintf(out, "\n== measured in %s\n", time.Since(began).Round(time.Second))
@@ -107,7 +107,7 @@ func down(ctx context.Context, l *lab.Lab) error {
 }
 
 // all measures one after the other; what fails does not keep the others from being measured.
-func (b *bench) all(ctx context.Context, todo []measurement, out io.Writer) ([]result, error) {
+func (b *bench) all(ctx context.Context, todo []measurement) ([]result, error) {
 	var results []result
 	var failed error
 	for _, m := range todo {
@@ -115,9 +115,9 @@ func (b *bench) all(ctx context.Context, todo []measurement, out io.Writer) ([]r
 		got, err := b.one(ctx, m)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", m.name, err))
-			fmt.Fprintf(out, "== %s FAILED: %v\n", m.name, err)
+			fmt.Fprintf(b.out, "== %s FAILED: %v\n", m.name, err)
 		} else {
-			fmt.Fprintf(out, "== %s: %s\n", m.name, time.Since(began).Round(100*time.Millisecond))
+			fmt.Fprintf(b.out, "== %s: %s\n", m.name, time.Since(began).Round(100*time.Millisecond))
 		}
 		for _, f := range m.figures {
 			results = append(results, result{figure: f, samples: got[f.ID]})

@@ -78,7 +78,7 @@ func inQuiet(ctx context.Context, b *bench, do func(context.Context, *bench) err
 			return err
 		}
 	}
-	return do(ctx, &bench{api: a, lab: l, n: b.n})
+	return do(ctx, &bench{api: a, lab: l, n: b.n, out: b.out})
 }
 
 func (a *api) triple(ctx context.Context) error {

@@ -20,10 +20,10 @@ func restarts() []measurement {
 			ID: "restart-sync", Name: "agent restart with 100 ports and 20 routers: in sync", Unit: "ms", Reach: 500,
 			Between: "the process of an agent that was killed (SIGKILL) is started again -> the API says ACTIVE of a port that was plugged while it was down",
 		},
-		{ID: "restart-lost", Name: "same: packets lost", Unit: "packets", Zero: true, Between: "from before the kill until 1 s after the port is ACTIVE; " + paths},
+		{ID: "restart-lost", Name: "same: packets lost", Unit: "packets", Zero: true, Between: "from before the kill until 1 s after the port is ACTIVE, and through a second restart with nothing to do until 1 s after its agent has a complete view; " + paths},
 		{
 			ID: "restart-writes", Name: "same: writes to the host", Unit: "writes", Zero: true,
-			Between: "flows that are younger than the restart or gone, and rows of OVSDB's tables Port and Bridge with a new _version, all but those of the port plugged meanwhile",
+			Between: "a second restart, with nothing to do: flows that are gone, new or younger than the restart, and rows of OVSDB's tables Port and Bridge that are gone, new or have a new _version",
 		},
 		{
 			ID: "agent-rss", Name: "memory: agent with 100 ports, resident", Unit: "MB", Reach: 50,
@@ -136,13 +136,29 @@ func (b *bench) routers(ctx context.Context, n *loaded) error {
 	})
 }
 
-// restart kills the agent, plugs a VM, and starts the agent again under traffic.
+// restart restarts the agent twice under traffic: once while a VM is plugged, and once with nothing to do.
 func (b *bench) restart(ctx context.Context, n *loaded, got samples) error {
-	late, err := b.guest(ctx, n.segment, restarted)
+	runs, err := n.pings(ctx)
 	if err != nil {
 		return err
 	}
-	runs, err := n.pings(ctx)
+	if err := b.restartBehind(ctx, n, got); err != nil {
+		return err
+	}
+	if err := b.restartIdle(ctx, n, got); err != nil {
+		return err
+	}
+	lost := 0
+	for _, run := range runs {
+		lost += run.Stop().Lost()
+	}
+	got.add("restart-lost", float64(lost))
+	return nil
+}
+
+// restartBehind plugs a VM while the agent is down.
+func (b *bench) restartBehind(ctx context.Context, n *loaded, got samples) error {
+	late, err := b.guest(ctx, n.segment, restarted)
 	if err != nil {
 		return err
 	}
@@ -152,31 +168,65 @@ func (b *bench) restart(ctx context.Context, n *loaded, got samples) error {
 	if err := b.lab.Plug(ctx, late.VM); err != nil {
 		return err
 	}
-	before, err := look(ctx, n.host)
-	if err != nil {
-		return err
-	}
 	took, err := b.timeToReach(ctx, weftv1.State_STATE_ACTIVE, []guest{late}, func() error { return n.host.Start(ctx, lab.AgentDaemon) })
 	if err != nil {
 		return err
 	}
 	got.took("restart-sync", took)
-	select { // a late fault counts too
+	return settle(ctx)
+}
+
+// settle waits while an agent does what may be left to do; the fleet is never idle under traffic.
+func settle(ctx context.Context) error {
+	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(time.Second):
+		return nil
 	}
-	lost := 0
-	for _, run := range runs {
-		lost += run.Stop().Lost()
+}
+
+// restartIdle restarts the agent when nothing has changed, and counts what it writes all the same.
+func (b *bench) restartIdle(ctx context.Context, n *loaded, got samples) error {
+	last, err := b.startTime(ctx)
+	if err != nil {
+		return err
 	}
-	got.add("restart-lost", float64(lost))
+	before, err := look(ctx, n.host)
+	if err != nil {
+		return err
+	}
+	if err := n.host.Kill(ctx, lab.AgentDaemon); err != nil {
+		return err
+	}
+	if err := n.host.Start(ctx, lab.AgentDaemon); err != nil {
+		return err
+	}
+	if err := until(ctx, "the new agent describes itself", func() (bool, error) {
+		now, err := b.startTime(ctx)
+		return err == nil && now.After(last), err
+	}); err != nil {
+		return err
+	}
+	if err := settle(ctx); err != nil {
+		return err
+	}
 	after, err := look(ctx, n.host)
 	if err != nil {
 		return err
 	}
-	got.add("restart-writes", float64(len(before.written(after, late.Device))))
+	written := before.written(after)
+	got.add("restart-writes", float64(len(written)))
+	for _, w := range written {
+		fmt.Fprintf(b.out, "   written by the restarted agent: %s\n", strings.TrimSpace(w))
+	}
 	return nil
+}
+
+// startTime is when the restarted node's agent began, as the API has it.
+func (b *bench) startTime(ctx context.Context) (time.Time, error) {
+	n, err := b.GetNode(ctx, &weftv1.GetNodeRequest{Id: restarted})
+	return n.GetStartTime().AsTime(), err
 }
 
 // pings begins to ping along all paths, and returns when each has been answered.
@@ -268,18 +318,27 @@ func (a *aspect) readRows(ctx context.Context, h *lab.Host) error {
 	return nil
 }
 
-// written lists what has been written between two looks, but what belongs to one port's device. A flow that is new is the
-// device's: what an agent adds without need it adds a second time.
-func (a aspect) written(b aspect, device string) []string {
+// written lists what has been written between two looks: flows that are gone, new or younger than the first look, and
+// rows that are gone, new or have another version.
+func (a aspect) written(b aspect) []string {
 	var out []string
 	for flow := range a.flows {
-		age, ok := b.flows[flow]
-		if !ok || age < b.at.Sub(a.at) {
+		if _, ok := b.flows[flow]; !ok {
 			out = append(out, flow)
 		}
 	}
-	for row, version := range a.rows {
-		if row != "Port "+device && b.rows[row] != version {
+	for flow, age := range b.flows {
+		if age < b.at.Sub(a.at) {
+			out = append(out, flow)
+		}
+	}
+	for row, version := range b.rows {
+		if a.rows[row] != version {
+			out = append(out, row)
+		}
+	}
+	for row := range a.rows {
+		if _, ok := b.rows[row]; !ok {
 			out = append(out, row)
 		}
 	}

@@ -145,7 +145,7 @@ func (m *Mirror) Take() Batch {
 	for _, c := range m.pending {
 		b.Changes = append(b.Changes, c)
 	}
-	clear(m.pending)
+	m.pending = map[string]Change{} // not cleared: a map stays as large as it ever was
 	m.listed = nil
 	return b
 }
