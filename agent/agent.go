@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcp"
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/ovs"
@@ -67,7 +68,9 @@ type Agent struct {
 	found []unit
 
 	refused map[string]string        // OVS port -> why it could not be made
+	tags    map[string]desired.Port  // VMs' ports whose tag is still to be written, by name
 	ports   map[view.PortKey]bool    // ports whose report has to be made anew
+	awaited map[string]time.Time     // ports whose interface OVS is making -> since when
 	units   map[unit]error           // what the workers last said
 	builtAt map[unit]any             // what they last built
 	short   map[string]bool          // networks for which there is no local VLAN left
@@ -99,13 +102,16 @@ func Run(ctx context.Context, o Options) error {
 const maxBuilds = 16
 
 func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
-	services, err := newServices(ctx, o.Config, o.Log)
+	client, err := ovs.Start(ovs.Options{Endpoint: o.Config.OVSDB, Logger: o.Log})
 	if err != nil {
 		return nil, err
 	}
-	client, err := ovs.Start(ovs.Options{Endpoint: o.Config.OVSDB, Logger: o.Log})
+	services, err := newServices(ctx, o.Config, func(device string) bool {
+		i := client.Snapshot().Interfaces[device]
+		return i != nil && i.OFPort != 0
+	}, o.Log)
 	if err != nil {
-		services.close()
+		client.Close()
 		return nil, err
 	}
 	a := &Agent{
@@ -114,7 +120,8 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		workers:  newWorkers(ctx, maxBuilds, services.build, soon),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log),
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		refused: map[string]string{}, ports: map[view.PortKey]bool{}, units: map[unit]error{}, builtAt: map[unit]any{},
+		refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
+		units: map[unit]error{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{},
 	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
@@ -168,7 +175,9 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.watch.Ready():
 			a.ovsChanged()
 		case c := <-a.bridges.up:
-			a.bridges.connect(c, a.planner.Flows(c.bridge))
+			if again := a.bridges.connect(c, a.planner.Flows(c.bridge)); again && c.bridge == plan.BrInt {
+				a.workers.allAgain() // ovs-vswitchd may have made the devices of routers and DHCP servers anew
+			}
 		case name := <-a.bridges.down:
 			a.bridgeLost(name)
 		case o := <-a.workers.results:
@@ -236,9 +245,25 @@ func (a *Agent) ovsChanged() {
 	}
 	now := a.readFacts(snap, a.facts.VLANs)
 	a.planner.MarkFacts(a.view, &a.facts, &now, a.dirty)
+	a.devicesChanged(now.OFPorts)
 	a.facts = now
 	a.describe(snap)
 	a.plugs()
+}
+
+// devicesChanged has the routers and DHCP servers built again whose devices OVS has made, or made anew.
+func (a *Agent) devicesChanged(now map[string]uint32) {
+	changed := func(device string) bool { return a.facts.OFPorts[device] != now[device] }
+	for id, r := range a.planner.Routers() {
+		if slices.ContainsFunc(r.Devices, changed) {
+			a.workers.again(unit{keys.KindRouter, id})
+		}
+	}
+	for id, d := range a.planner.DHCP() {
+		if changed(d.Device) {
+			a.workers.again(unit{keys.KindDHCP, id})
+		}
+	}
 }
 
 // describe publishes what the agent is and what is wrong with its node.
@@ -322,6 +347,7 @@ func (a *Agent) step(ctx context.Context) {
 	if a.bridges.synced() {
 		a.alive()
 		a.reportPorts()
+		a.writeTags(ctx)
 		a.releaseVLANs(ctx)
 	}
 }
@@ -410,17 +436,26 @@ const ovsTimeout = 10 * time.Second
 
 // writeOVS makes the OVSDB part of a change in one transaction, or compares the whole.
 func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
-	change := ovs.Change{Bridges: plan.Bridges(&a.facts), Ports: delta.Ports}
+	change := ovs.Change{Bridges: plan.Bridges(&a.facts)}
 	if a.fullOVS {
 		change.Ports = a.planner.Ports()
+		clear(a.tags)
 		a.surplus(&change)
+	} else {
+		change.Ports = a.postponeTags(delta.Ports)
 	}
 	for _, p := range delta.GonePorts {
+		delete(a.tags, p.Name)
 		a.gone(&change, p.Name)
 	}
 	if notes := a.vlanNotes(); len(notes) > 0 {
 		change.BridgeIDs = append(change.BridgeIDs, ovs.BridgeIDs{Bridge: plan.BrInt, Set: notes})
 	}
+	a.ensureOVS(ctx, change)
+}
+
+// ensureOVS makes a change; when it fails, the whole is compared soon.
+func (a *Agent) ensureOVS(ctx context.Context, change ovs.Change) {
 	ctx, cancel := context.WithTimeout(ctx, ovsTimeout)
 	defer cancel()
 	result, err := a.ovs.Ensure(ctx, change)

@@ -18,7 +18,7 @@ import (
 // bridges br-int and br-tun. It does not talk to the store. Strangers' things stay, among them a bridge of weft's that
 // a stranger's port sits on, which is an error that names it. Idempotent: what is gone already is success.
 func Cleanup(ctx context.Context, cfg Config, log *slog.Logger) error {
-	services, err := newServices(ctx, cfg, log)
+	services, err := newServices(ctx, cfg, nil, log)
 	if err != nil {
 		return err
 	}

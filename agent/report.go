@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -32,12 +33,40 @@ func reportOf(revision int64, err error) *storev1.Report {
 func (a *Agent) reportPorts() {
 	for k := range a.ports {
 		var value proto.Message
+		if a.awaitsOVS(k) {
+			a.publisher.set(keys.Status(a.cfg.Node, keys.KindPort, k.Port), nil)
+			continue
+		}
 		if r := a.portReport(k); r != nil {
 			value = r
 		}
 		a.publisher.set(keys.Status(a.cfg.Node, keys.KindPort, k.Port), value)
+		delete(a.ports, k)
 	}
-	clear(a.ports)
+}
+
+// ovsPatience is how long OVS may take to make an interface before that is an error: a hundred at once take it a tenth of
+// that.
+const ovsPatience = time.Second
+
+// awaitsOVS reports whether a port's interface has appeared and OVS is about to make it: there is nothing to report yet.
+func (a *Agent) awaitsOVS(k view.PortKey) bool {
+	p, plugged := a.facts.Plugged[k.Port]
+	i := a.ovs.Snapshot().Interfaces[p.Name]
+	if !plugged || p.OFPort != 0 || i == nil || i.Error != "" {
+		delete(a.awaited, k.Port)
+		return false
+	}
+	since, ok := a.awaited[k.Port]
+	if !ok {
+		since = time.Now()
+		a.awaited[k.Port] = since
+	}
+	left := ovsPatience - time.Since(since)
+	if left > 0 && a.retry == nil {
+		a.retry = time.After(left)
+	}
+	return left > 0
 }
 
 // portReport is what is to be said of a port; nil when it is no matter of this node's, or its interface is not here.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcp"
 	"github.com/weft-sdn/weft/agent/garp"
 	"github.com/weft-sdn/weft/agent/nat"
@@ -30,14 +31,16 @@ type services struct {
 	dhcp     *dhcp.Manager
 	announce *garp.Announcer
 	forget   conntrack.Forgetter
-	log      *slog.Logger
+	// made reports whether OVS is done with making a device, which it must be before the device leaves the host's namespace.
+	made func(device string) bool
+	log  *slog.Logger
 
 	mu sync.Mutex
 	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
 	floating map[string]map[netip.Addr]netip.Addr
 }
 
-func newServices(ctx context.Context, cfg Config, log *slog.Logger) (*services, error) {
+func newServices(ctx context.Context, cfg Config, made func(string) bool, log *slog.Logger) (*services, error) {
 	ns, err := netns.New(netns.Options{StateDir: cfg.StateDir, Log: log})
 	if err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func newServices(ctx context.Context, cfg Config, log *slog.Logger) (*services, 
 		return nil, err
 	}
 	return &services{
-		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, log: log,
+		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, made: made, log: log,
 		forget: conntrack.Forgetter{Enter: ns.Run}, floating: map[string]map[netip.Addr]netip.Addr{},
 	}, nil
 }
@@ -123,6 +126,9 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 		return err
 	}
 	if err := s.nat.Ensure(ctx, name, want.Namespace.IPTables); err != nil {
+		return err
+	}
+	if err := s.awaitLinks(want.Namespace); err != nil {
 		return err
 	}
 	report, err := s.ns.Ensure(ctx, want.Namespace)
@@ -200,10 +206,24 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 	if _, err := s.ns.Prepare(ctx, want.Namespace); err != nil {
 		return err
 	}
+	if err := s.awaitLinks(want.Namespace); err != nil {
+		return err
+	}
 	if _, err := s.ns.Ensure(ctx, want.Namespace); err != nil {
 		return err
 	}
 	return s.dhcp.Ensure(ctx, want.Server)
+}
+
+// awaitLinks wants OVS to be done with the namespace's links. A device shows up on the host while ovs-vswitchd is still
+// setting it up; moved away then, it is lost to ovs-vswitchd, which makes another later.
+func (s *services) awaitLinks(ns desired.Namespace) error {
+	for _, l := range ns.Links {
+		if !s.made(l.Name) {
+			return fmt.Errorf("link %s: %w", l.Name, netns.ErrLinkMissing)
+		}
+	}
+	return nil
 }
 
 func (s *services) remove(ctx context.Context, u unit) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -635,4 +636,35 @@ func TestAnInterfaceCanBeAPort(t *testing.T) {
 		t.Errorf("floating IP = %v, want it through router %s", f, r.GetId())
 	}
 	w.audit()
+}
+
+func TestAStoppedControllerLeavesNothingRunning(t *testing.T) {
+	b := newBench(t)
+	r := b.replica()
+	_, err := r.CreateNetwork(b.context(), &weftv1.CreateNetworkRequest{Network: &weftv1.Network{}, RequestId: uuid.NewString()})
+	check(t, err)
+	r.stop()
+	stacks := make([]byte, 1<<22)
+	stacks = stacks[:runtime.Stack(stacks, true)] // goleak would name the test's own etcd
+	for _, ours := range []string{"/proto/mirror.", "/controller/fleet.", "/controller/binder.", "/controller/placer.", "/controller/api."} {
+		if contains(string(stacks), ours) {
+			t.Errorf("something of %s still runs:\n%s", ours, stacks)
+		}
+	}
+}
+
+func TestAStaleEtagOfANodeIsRefused(t *testing.T) {
+	w := newWorld(t)
+	label := func(etag string) (*weftv1.Node, error) {
+		return w.UpdateNode(w.ctx, &weftv1.UpdateNodeRequest{Node: &weftv1.Node{Id: "cmp1", Etag: etag, Labels: map[string]string{"a": "b"}}, UpdateMask: mask("labels")})
+	}
+	n, err := label("")
+	w.check(err)
+	n, err = label(n.GetEtag())
+	w.check(err)
+	_, err = label("1")
+	wantCode(t, codes.Aborted, err)
+	if !contains(err.Error(), "its etag is "+n.GetEtag()+", not 1") {
+		t.Errorf("%v does not tell the right etag, %s", err, n.GetEtag())
+	}
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/controller/etcd"
-	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	"github.com/weft-sdn/weft/proto/keys"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -70,7 +70,6 @@ func (p *production) nodes(n int) {
 		got, err := r.ListNodes(p.Context(), &weftv1.ListNodesRequest{})
 		return err == nil && len(got.GetNodes()) == n
 	})
-	_ = storev1.Agent{}
 }
 
 func triple(tb testing.TB, c client) {
@@ -200,5 +199,26 @@ func BenchmarkOneMorePort(b *testing.B) {
 			runtime.ReadMemStats(&after)
 			b.ReportMetric(float64(before.HeapAlloc)/(1<<20), "heapMB")
 		})
+	}
+}
+
+// BenchmarkPlugToBinding measures from an agent's plug to the binding that tells it to wire the port.
+func BenchmarkPlugToBinding(b *testing.B) {
+	p := newProduction(b)
+	p.nodes(1)
+	c := p.client()
+	net := bulk(b, c, 1, 0)[0]
+	ports := make([]string, b.N)
+	for i := range ports {
+		got, err := c.CreatePort(b.Context(), &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: net}})
+		check(b, err)
+		ports[i] = got.GetId()
+	}
+	bindings := p.etcd.Client().Watch(b.Context(), keys.HostKind("cmp1", keys.KindPort), withPrefix())
+	b.ResetTimer()
+	for _, id := range ports {
+		_, err := p.etcd.Client().Put(b.Context(), keys.Plug("cmp1", id), "")
+		check(b, err)
+		<-bindings
 	}
 }

@@ -51,7 +51,7 @@ func (p *pass) ensure() {
 func (p *pass) takeLinks() {
 	moved := false
 	for _, want := range p.want.Links {
-		if p.links[want.Name] != nil {
+		if have := p.links[want.Name]; have != nil && !p.orphaned(have) {
 			continue
 		}
 		link, err := p.host.LinkByName(want.Name)
@@ -63,6 +63,9 @@ func (p *pass) takeLinks() {
 			p.fail(fmt.Errorf("link %s: look for it on the host: %w", want.Name, err))
 			continue
 		}
+		if orphan := p.links[want.Name]; orphan != nil {
+			p.write("link "+want.Name+": remove the one that OVS has let go of", func() error { return p.inside.LinkDel(orphan) })
+		}
 		moved = p.write("link "+want.Name+": move into the namespace", func() error {
 			return p.host.LinkSetNsFd(link, p.target)
 		}) || moved
@@ -72,6 +75,14 @@ func (p *pass) takeLinks() {
 			p.fail(err)
 		}
 	}
+}
+
+// orphaned reports whether a link is a tap device that nobody holds: ovs-vswitchd has died with a userspace datapath. When it
+// starts it makes another of the same name on the host, and knows nothing of this one, which stays since it is persistent.
+// Of the flags (netdevice(7)), RUNNING lags behind the carrier by up to a second, LOWER_UP does not.
+func (p *pass) orphaned(link netlink.Link) bool {
+	_, tap := link.(*netlink.Tuntap)
+	return tap && up(link) && link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
 }
 
 func checkLink(l desired.Link) (net.HardwareAddr, error) {

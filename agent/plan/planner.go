@@ -312,6 +312,11 @@ func (p *Planner) MarkFacts(v *view.View, old, now *Facts, dirty *view.Dirty) {
 		if b, ok := v.HostPorts[id]; ok {
 			dirty.Port(view.PortKey{Network: b.Network, Port: id})
 		}
+		for network, n := range v.Networks { // its binding may come later, or have gone earlier, than the port itself
+			if n.Local[id] {
+				dirty.Port(view.PortKey{Network: network, Port: id})
+			}
+		}
 	}
 	for network := range different(old.VLANs, now.VLANs) {
 		wholeNetwork(v, network, dirty)

@@ -370,7 +370,10 @@ func (v *View) locate(k PortKey, d *Dirty) {
 			n.Local[k.Port] = true
 		}
 	}
-	if was == v.Self || now == v.Self {
+	switch {
+	case now == v.Self && len(n.Local) == 1, was == v.Self && len(n.Local) == 0:
+		v.allOfNetwork(k.Network, d) // the node has, or no longer has, the flows to the network's other ports
+	case was == v.Self || now == v.Self:
 		d.Networks[k.Network] = true
 	}
 	d.Ports[k] = true

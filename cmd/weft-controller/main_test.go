@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -221,11 +223,75 @@ func resident(b *testing.B, pid int) float64 {
 }
 
 // freePort is a port of loopback that nobody listens on.
-func freePort(b *testing.B) int {
+func freePort(b testing.TB) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestItWorksAgainstTheDistributionsEtcd runs a replica on an etcd of its own process, through a restart of it.
+func TestItWorksAgainstTheDistributionsEtcd(t *testing.T) {
+	server, err := exec.LookPath("etcd")
+	if err != nil {
+		t.Skip("etcd is not installed")
+	}
+	dir, listen, peer := t.TempDir(), "http://127.0.0.1:"+strconv.Itoa(freePort(t)), "http://127.0.0.1:"+strconv.Itoa(freePort(t))
+	args := []string{
+		"--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", listen, "--advertise-client-urls", listen,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer, "--logger", "zap",
+	}
+	etcd := start(t, nil, server, args...)
+	path, socket := build(t), "unix:"+filepath.Join(dir, "api.sock")
+	p := start(t, nil, path, "--etcd", listen, "--listen", socket)
+	conn := connect(t, socket)
+	tour(t, conn)
+	if err := etcd.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-etcd.exited; err == nil {
+		t.Error("a killed etcd ended well")
+	}
+	start(t, nil, server, args...)
+	tour(t, conn)
+	if err := p.stop(); err != nil {
+		t.Errorf("end on SIGTERM: %v\n%s", err, p.log.String())
+	}
+}
+
+// tour creates a network, a subnet and a port, sees the port in a watch and in a list, and deletes it.
+func tour(t *testing.T, conn *grpc.ClientConn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	networks, ports := weftv1.NewNetworkServiceClient(conn), weftv1.NewPortServiceClient(conn)
+	n, err := networks.CreateNetwork(ctx, &weftv1.CreateNetworkRequest{Network: &weftv1.Network{}})
+	for status.Code(err) == codes.Unavailable && ctx.Err() == nil { // until the store is there again
+		n, err = networks.CreateNetwork(ctx, &weftv1.CreateNetworkRequest{Network: &weftv1.Network{}})
+	}
+	must(t, err)
+	_, err = weftv1.NewSubnetServiceClient(conn).CreateSubnet(ctx, &weftv1.CreateSubnetRequest{Subnet: &weftv1.Subnet{NetworkId: n.GetId(), Cidr: "10.0.0.0/24"}})
+	must(t, err)
+	before, err := ports.ListPorts(ctx, &weftv1.ListPortsRequest{})
+	must(t, err)
+	p, err := ports.CreatePort(ctx, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: n.GetId()}, RequestId: "00000000-0000-4000-8000-" + n.GetId()[24:]})
+	must(t, err)
+	stream, err := weftv1.NewWatchServiceClient(conn).Watch(ctx, &weftv1.WatchRequest{Revision: before.GetRevision()})
+	must(t, err)
+	ev, err := stream.Recv()
+	must(t, err)
+	if ev.GetPort().GetId() != p.GetId() {
+		t.Errorf("event = %v, want port %s", ev, p.GetId())
+	}
+	_, err = ports.DeletePort(ctx, &weftv1.DeletePortRequest{Id: p.GetId(), Etag: p.GetEtag()})
+	must(t, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

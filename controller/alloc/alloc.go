@@ -48,6 +48,19 @@ func (a *Allocator) Address(ctx context.Context, sub model.Subnet, taken map[net
 	return a.countAddress(ctx, sub, taken)
 }
 
+// LowAddress is Address, but prefers the first address of the subnet's pools: where an operator looks for a DHCP server,
+// and out of the way of addresses that tenants ask for by name.
+func (a *Allocator) LowAddress(ctx context.Context, sub model.Subnet) (netip.Addr, error) {
+	if len(sub.Pools) > 0 {
+		lowest := sub.Pools[0].Start
+		i, err := a.firstFree(ctx, []string{keys.AddressClaim(sub.ID, lowest)})
+		if err != nil || i == 0 {
+			return lowest, err
+		}
+	}
+	return a.Address(ctx, sub, nil)
+}
+
 func (a *Allocator) countAddress(ctx context.Context, sub model.Subnet, taken map[netip.Addr]bool) (netip.Addr, error) {
 	return ipam.FindFree(sub, rand.Uint64(), func(first, last netip.Addr) (int64, error) {
 		start, end := ipam.ClaimRange(sub.ID, first, last)

@@ -34,7 +34,7 @@ func (a *addresser) resolve(ctx context.Context, want, had []*weftv1.FixedIp) ([
 	if len(want) > model.MaxFixedIPs {
 		return nil, model.Invalid("fixed_ips", "has %d elements, the limit is %d", len(want), model.MaxFixedIPs)
 	}
-	if len(want) == 0 && len(had) == 0 {
+	if len(want) == 0 {
 		return a.any(ctx)
 	}
 	for _, w := range want {

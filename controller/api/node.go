@@ -90,7 +90,15 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequ
 		if !found {
 			return nil, fault.NotFound("node", name)
 		}
+		before, _, err := e.One(ctx, keys.Node(name))
+		if err != nil {
+			return nil, err
+		}
+		if have, want := record.Etag(max(agent.Revision, before.Revision)), req.GetNode().GetEtag(); want != "" && want != have {
+			return nil, fault.Stale("node", name, want, have)
+		}
 		e.txn.Unchanged(agent.Key, agent.Revision)
+		e.txn.Unchanged(before.Key, before.Revision)
 		e.txn.Put(keys.Node(name), settings)
 		return settings, nil
 	}, func(proto.Message) {})

@@ -237,8 +237,10 @@ func (s *Server) changeFixed(ctx context.Context, e *edit, before, after *weftv1
 		return err
 	}
 	a := addresser{edit: e, server: s, subnets: subnets}
-	if after.FixedIps, err = a.resolve(ctx, after.GetFixedIps(), before.GetFixedIps()); err != nil {
-		return err
+	if len(after.GetFixedIps()) > 0 {
+		if after.FixedIps, err = a.resolve(ctx, after.GetFixedIps(), before.GetFixedIps()); err != nil {
+			return err
+		}
 	}
 	floating, err := s.floatingOf(ctx, e, before.GetId())
 	if err != nil {

@@ -27,14 +27,18 @@ func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchServic
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	w := &watcher{Server: s.Server, req: req, send: stream.Send}
-	ended := make(chan error, 1)
-	go func() { ended <- w.run(ctx) }()
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = w.run(ctx)
+	}()
 	select {
-	case err := <-ended:
+	case <-ended:
 		return fault.Status(err)
 	case <-s.opts.Ending:
 		cancel()
-		_ = <-ended // it only says that it was cancelled
+		<-ended
 		return fault.Status(fault.Unavailable("this controller stops; watch again, from the last bookmark, at another"))
 	}
 }

@@ -43,8 +43,8 @@ func Exhausted(format string, args ...any) error {
 }
 
 // Stale says that an etag no longer matches.
-func Stale(kind, id, have, want string) error {
-	return refuse(codes.Aborted, "%s %s has changed: its etag is %s, not %s; read it again", kind, id, want, have)
+func Stale(kind, id, given, current string) error {
+	return refuse(codes.Aborted, "%s %s has changed: its etag is %s, not %s; read it again", kind, id, current, given)
 }
 
 // Aborted says that the caller has to begin again.

@@ -18,6 +18,7 @@ import (
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+	"github.com/weft-sdn/weft/scheduler"
 )
 
 // families are what a Fleet follows, each as a scope of its own, so that the changes of one family arrive in order.
@@ -61,6 +62,7 @@ type report struct {
 type node struct {
 	name     string
 	agent    *storev1.Agent // nil: never registered
+	ability  scheduler.Node // what the agent says, as the scheduler wants it
 	revision int64          // of the agent's description or the settings, whichever is later
 	alive    bool
 	labels   map[string]string
@@ -71,7 +73,8 @@ type node struct {
 type Fleet struct {
 	mirror *mirror.Mirror
 	log    *slog.Logger
-	done   chan struct{}
+	stop   chan struct{} // closed by Close
+	done   chan struct{} // closed when run has ended
 	ready  chan struct{} // closed when every family has been listed
 
 	mu      sync.RWMutex
@@ -89,7 +92,7 @@ type Fleet struct {
 func New(s *store.Store, log *slog.Logger) *Fleet {
 	f := &Fleet{
 		mirror: mirror.New(s, mirror.Options{Log: log}), log: log,
-		done: make(chan struct{}), ready: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
 		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]string{},
 		seen: map[keys.Family]int64{}, listed: map[string]bool{},
 		applied: make(chan struct{}), changed: make(chan struct{}),
@@ -104,7 +107,8 @@ func New(s *store.Store, log *slog.Logger) *Fleet {
 // Close stops following.
 func (f *Fleet) Close() {
 	f.mirror.Close()
-	close(f.done)
+	close(f.stop)
+	<-f.done
 }
 
 // Ready waits until everything has been listed once.
@@ -142,9 +146,10 @@ func (f *Fleet) Await(ctx context.Context, family keys.Family, revision int64) e
 }
 
 func (f *Fleet) run() {
+	defer close(f.done)
 	for {
 		select {
-		case <-f.done:
+		case <-f.stop:
 			return
 		case <-f.mirror.Wake():
 			f.apply(f.mirror.Take())
@@ -254,7 +259,7 @@ func (f *Fleet) changeAgent(name string, c mirror.Change) error {
 	if err := proto.Unmarshal(c.Value, agent); err != nil {
 		return err
 	}
-	n.agent, n.revision = agent, max(n.revision, c.Revision)
+	n.agent, n.ability, n.revision = agent, ability(n.name, agent), max(n.revision, c.Revision)
 	return nil
 }
 

@@ -7,11 +7,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weft-sdn/weft/proto/keys"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 	"github.com/weft-sdn/weft/scheduler"
 )
 
-// Nodes is the registered nodes as the scheduler wants them, by name.
+// Nodes is the registered nodes as the scheduler wants them, by name. What their maps and slices hold must not be changed.
 func (f *Fleet) Nodes() []scheduler.Node {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -36,20 +37,26 @@ func compareStrings(a, b string) int {
 	}
 }
 
+// ability is what a node can take by what its agent says.
+func ability(name string, agent *storev1.Agent) scheduler.Node {
+	out := scheduler.Node{
+		Name: name, Network: slices.Contains(agent.GetRoles(), weftv1.Role_ROLE_NETWORK),
+		Physnets: make(map[string]bool, len(agent.GetBridgeMappings())), Problems: agent.GetProblems(),
+	}
+	for p := range agent.GetBridgeMappings() {
+		out.Physnets[p] = true
+	}
+	if ip, err := netip.ParseAddr(agent.GetTunnelIp()); err == nil {
+		out.TunnelIP = ip
+	}
+	return out
+}
+
 func (n *node) schedulable() scheduler.Node {
-	physnets := make(map[string]bool, len(n.agent.GetBridgeMappings()))
-	for p := range n.agent.GetBridgeMappings() {
-		physnets[p] = true
-	}
-	tunnel, err := netip.ParseAddr(n.agent.GetTunnelIp())
-	if err != nil {
-		tunnel = netip.Addr{}
-	}
-	return scheduler.Node{
-		Name: n.name, Alive: n.alive, Network: slices.Contains(n.agent.GetRoles(), weftv1.Role_ROLE_NETWORK),
-		Physnets: physnets, TunnelIP: tunnel, Problems: n.agent.GetProblems(),
-		Load: scheduler.Load{Routers: len(n.held[keys.KindRouter]), DHCP: len(n.held[keys.KindDHCP])},
-	}
+	out := n.ability
+	out.Alive = n.alive
+	out.Load = scheduler.Load{Routers: len(n.held[keys.KindRouter]), DHCP: len(n.held[keys.KindDHCP])}
+	return out
 }
 
 // List is the registered nodes as the API shows them, by name, with the revision of what each says (for its etag).

@@ -120,7 +120,7 @@ func (p *Placer) look(ctx context.Context) {
 
 func (p *Placer) change(v *record.View) *placing.Change {
 	return &placing.Change{
-		View: v, Alloc: &alloc.Allocator{View: v}, Txn: &txn.Txn{}, Now: timestamppb.Now(), Nodes: p.fleet.Nodes(),
+		View: v, Alloc: &alloc.Allocator{View: v}, Txn: &txn.Txn{}, Now: timestamppb.Now(), Nodes: p.fleet.Nodes,
 	}
 }
 

@@ -32,8 +32,8 @@ type Change struct {
 	Alloc *alloc.Allocator
 	Txn   *txn.Txn
 	Now   *timestamppb.Timestamp
-	// Nodes are what the scheduler may choose from.
-	Nodes []scheduler.Node
+	// Nodes tells what the scheduler may choose from. It is asked only when something has to be placed.
+	Nodes func() []scheduler.Node
 }
 
 func tunnelled(n *weftv1.Network) bool {
@@ -146,7 +146,7 @@ func (c *Change) endDHCP(net *weftv1.Network, port *record.Stored[*weftv1.Port])
 func (c *Change) beginDHCP(ctx context.Context, net *weftv1.Network, served []*weftv1.Subnet) error {
 	req := scheduler.Request{What: "DHCP of network " + net.GetId()}
 	needs(&req, net)
-	placement, err := c.place(req, c.Nodes)
+	placement, err := c.place(req, c.Nodes())
 	if placement == nil {
 		return err
 	}
@@ -165,6 +165,7 @@ func (c *Change) beginDHCP(ctx context.Context, net *weftv1.Network, served []*w
 	if err := c.addressDHCP(ctx, port, served); err != nil {
 		return err
 	}
+	c.Txn.Exists(keys.Agent(node)) // a node that is being forgotten takes nothing
 	c.Txn.Put(keys.HostObject(node, keys.KindDHCP, net.GetId()), &storev1.DhcpBinding{PortId: port.GetId()})
 	return c.PutPort(nil, port)
 }
@@ -195,7 +196,7 @@ func (c *Change) addressDHCP(ctx context.Context, port *weftv1.Port, served []*w
 		if err != nil {
 			return fault.Damaged("subnet "+s.GetId(), err)
 		}
-		ip, err := c.Alloc.Address(ctx, sub, nil)
+		ip, err := c.Alloc.LowAddress(ctx, sub)
 		if err != nil {
 			return fmt.Errorf("no address for the DHCP server: %w", err)
 		}
@@ -308,11 +309,12 @@ func (c *Change) PlaceRouter(ctx context.Context, router *weftv1.Router, network
 	for _, n := range networks {
 		needs(&req, n)
 	}
-	placement, err := c.place(req, stay(c.Nodes, current))
+	nodes := c.Nodes()
+	placement, err := c.place(req, stay(nodes, current))
 	if placement == nil {
 		return err
 	}
-	if len(placement.GetNodes()) == 0 && len(c.Nodes) > 0 && !c.everPossible(req) {
+	if len(placement.GetNodes()) == 0 && len(nodes) > 0 && !everPossible(req, nodes) {
 		return fault.Precondition("%s", err.Error())
 	}
 	router.Placement = placement
@@ -343,8 +345,8 @@ func Possible(networks []*weftv1.Network, nodes []scheduler.Node) bool {
 }
 
 // everPossible reports whether a registered node could take the request if it were alive.
-func (c *Change) everPossible(req scheduler.Request) bool {
-	nodes := slices.Clone(c.Nodes)
+func everPossible(req scheduler.Request, registered []scheduler.Node) bool {
+	nodes := slices.Clone(registered)
 	for i := range nodes {
 		nodes[i].Alive = true
 	}
@@ -359,6 +361,7 @@ func (c *Change) moveRouter(ctx context.Context, id string, from, to []string) e
 		}
 	}
 	for rank, node := range to {
+		c.Txn.Exists(keys.Agent(node))                                                                   // a node that is being forgotten takes nothing
 		c.Txn.Put(keys.HostObject(node, keys.KindRouter, id), &storev1.RouterBinding{Rank: int32(rank)}) //nolint:gosec // a few nodes
 	}
 	e, found, err := c.View.One(ctx, keys.Active(id))

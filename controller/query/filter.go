@@ -249,16 +249,6 @@ func (f Filter) Exactly(field string) (string, bool) {
 	return "", false
 }
 
-// NeedsStatus reports whether the filter looks at the status, which is composed at read.
-func (f Filter) NeedsStatus() bool {
-	for _, t := range f.terms {
-		if t.path.fields[0].Name() == "status" {
-			return true
-		}
-	}
-	return false
-}
-
 // Match reports whether all terms hold for a message. A term with != holds if no element is equal.
 func (f Filter) Match(m protoreflect.Message) bool {
 	for _, t := range f.terms {

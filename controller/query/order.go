@@ -35,40 +35,35 @@ func ParseOrder(d protoreflect.MessageDescriptor, text string) (Order, error) {
 		if len(words) == 0 || len(words) > 2 || len(words) == 2 && !descending && !strings.EqualFold(words[1], "asc") {
 			return Order{}, model.Invalid("order_by", "%q is not `field` or `field desc`", strings.TrimSpace(part))
 		}
-		if len(o.keys) == maxTerms {
+		if len(o.keys) >= maxTerms {
 			return Order{}, model.Invalid("order_by", "has more than %d fields", maxTerms)
 		}
-		p, err := parseOrderPath(d, words[0])
+		keys, err := parseOrder(d, words[0], descending)
 		if err != nil {
 			return Order{}, err
 		}
-		o.keys = append(o.keys, orderKey{p, descending})
+		o.keys = append(o.keys, keys...)
 	}
 	return o, nil
 }
 
-// parseOrderPath allows a time, which is a message, as the end of a path.
-func parseOrderPath(d protoreflect.MessageDescriptor, text string) (path, error) {
-	if fd := d.Fields().ByName(protoreflect.Name(text)); fd != nil && fd.Message() != nil && fd.Message().FullName() == "google.protobuf.Timestamp" {
-		seconds, nanos := fd.Message().Fields().ByName("seconds"), fd.Message().Fields().ByName("nanos")
-		_ = nanos
-		return path{fields: []protoreflect.FieldDescriptor{fd, seconds}, name: text}, nil
+// parseOrder makes the keys of one field: one, or for a time, which is a message, its seconds and what is left of them.
+func parseOrder(d protoreflect.MessageDescriptor, text string, descending bool) ([]orderKey, error) {
+	fd := d.Fields().ByName(protoreflect.Name(text))
+	if fd == nil || fd.Message() == nil || fd.Message().FullName() != "google.protobuf.Timestamp" {
+		p, err := parsePath("order_by", d, text)
+		return []orderKey{{p, descending}}, err
 	}
-	return parsePath("order_by", d, text)
+	var out []orderKey
+	for _, part := range []protoreflect.Name{"seconds", "nanos"} {
+		p := path{fields: []protoreflect.FieldDescriptor{fd, fd.Message().Fields().ByName(part)}, name: text}
+		out = append(out, orderKey{p, descending})
+	}
+	return out, nil
 }
 
 // Empty reports whether the order says nothing.
 func (o Order) Empty() bool { return len(o.keys) == 0 }
-
-// NeedsStatus reports whether the order looks at the status, which is composed at read.
-func (o Order) NeedsStatus() bool {
-	for _, k := range o.keys {
-		if k.path.fields[0].Name() == "status" {
-			return true
-		}
-	}
-	return false
-}
 
 // Compare orders two messages.
 func (o Order) Compare(a, b protoreflect.Message) int {

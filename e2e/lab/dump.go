@@ -24,6 +24,8 @@ if [ -S /run/openvswitch/db.sock ]; then
 		section ovs-ofctl --timeout=5 -O OpenFlow15 --no-stats dump-flows "$b"
 	done
 	section ovs-appctl --timeout=5 tnl/arp/show
+	section ovs-appctl --timeout=5 coverage/show
+	section ovs-appctl --timeout=5 dpif-netdev/pmd-stats-show
 fi
 for n in $(ls /run/netns); do
 	echo; echo "=== namespace $n"

@@ -1,0 +1,286 @@
+package plan_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/weft-sdn/weft/agent/desired"
+	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/mirror"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// host is what a node would have when every difference that its planner gave out has been written to it.
+type host struct {
+	flows   map[string]map[flow.Key]flow.Flow
+	ports   map[string]desired.Port
+	routers map[string]*plan.Router
+	dhcp    map[string]*plan.DHCP
+}
+
+func newHost() *host {
+	return &host{
+		flows: map[string]map[flow.Key]flow.Flow{}, ports: map[string]desired.Port{},
+		routers: map[string]*plan.Router{}, dhcp: map[string]*plan.DHCP{},
+	}
+}
+
+// write applies a difference as the drivers do: of a bridge's flows the additions first, and a deletion hits only the flow
+// with its cookie; of ports likewise, by name.
+func (h *host) write(d plan.Delta) {
+	for bridge, change := range d.Flows {
+		if h.flows[bridge] == nil {
+			h.flows[bridge] = map[flow.Key]flow.Flow{}
+		}
+		for _, f := range change.Adds {
+			h.flows[bridge][f.Key()] = f
+		}
+		for _, f := range change.Deletes {
+			if h.flows[bridge][f.Key()].Cookie == f.Cookie {
+				delete(h.flows[bridge], f.Key())
+			}
+		}
+	}
+	for _, p := range d.Ports {
+		h.ports[p.Name] = p
+	}
+	for _, p := range d.GonePorts {
+		delete(h.ports, p.Name)
+	}
+	overlay(h.routers, d.Routers)
+	overlay(h.dhcp, d.DHCP)
+}
+
+func overlay[T any](have, change map[string]*T) {
+	for id, value := range change {
+		have[id] = value
+		if value == nil {
+			delete(have, id)
+		}
+	}
+}
+
+// differs says what of the whole plan the host does not have, or has too much.
+func (h *host) differs(p *plan.Planner) string {
+	for _, bridge := range []string{plan.BrInt, plan.BrTun, "br-tenant", "br-ext1"} {
+		have := slices.SortedFunc(maps.Values(h.flows[bridge]), flow.Compare)
+		if diff := cmp.Diff(flow.Text(p.Flows(bridge), flow.TextOptions{}), flow.Text(have, flow.TextOptions{})); diff != "" {
+			return bridge + ":\n" + diff
+		}
+	}
+	have := slices.SortedFunc(maps.Values(h.ports), func(a, b desired.Port) int { return cmpText(a.Name, b.Name) })
+	return cmp.Diff(p.Ports(), have) +
+		cmp.Diff(slices.Sorted(maps.Keys(p.Routers())), slices.Sorted(maps.Keys(h.routers))) +
+		cmp.Diff(slices.Sorted(maps.Keys(p.DHCP())), slices.Sorted(maps.Keys(h.dhcp)))
+}
+
+func cmpText(a, b string) int {
+	if a < b {
+		return -1
+	}
+	return 1
+}
+
+// slot is a place in the store that holds one of several alternatives, or nothing. An alternative comes with all its keys
+// at once, and those of the one before go.
+type slot [][]entry
+
+// set puts an alternative in the slot, none for a negative one.
+func (s slot) set(n *node, which int) {
+	var changes []mirror.Change
+	now := map[string]bool{}
+	if which >= 0 {
+		for _, e := range s[which] {
+			now[e.key] = true
+			changes = append(changes, n.store.put(e.key, e.value))
+		}
+	}
+	for _, alternative := range s {
+		for _, e := range alternative {
+			if _, there := n.store.entries[e.key]; there && !now[e.key] {
+				now[e.key] = true // once
+				changes = append(changes, n.store.delete(e.key))
+			}
+		}
+	}
+	n.see(changes...)
+}
+
+// slots are the fleet's entries, each by itself, some with other values that they may take.
+func slots() []slot {
+	var out []slot
+	for _, e := range fleet() {
+		s := slot{{e}}
+		for _, other := range others(e) {
+			s = append(s, []entry{other})
+		}
+		out = append(out, s)
+	}
+	return append(out, replaced(2, netVXLAN), replaced(1, netVXLAN), replaced(6, netVLAN))
+}
+
+// others are values that an entry might have instead.
+func others(e entry) []entry {
+	down := false
+	var out []entry
+	add := func(m proto.Message) { out = append(out, entry{e.key, m}) }
+	switch m := e.value.(type) {
+	case *storev1.Agent:
+		add(&storev1.Agent{TunnelIp: netip.MustParseAddr(m.GetTunnelIp()).Next().Next().Next().Next().String()})
+	case *storev1.ActiveRouter:
+		add(&storev1.ActiveRouter{Node: "cmp2", Epoch: 2})
+		add(&storev1.ActiveRouter{Node: "cmp1", Epoch: 3})
+	case *storev1.PortBinding:
+		add(&storev1.PortBinding{NetworkId: m.GetNetworkId(), Refused: "bound elsewhere"})
+	case *weftv1.Network:
+		off, other := proto.CloneOf(m), proto.CloneOf(m)
+		off.AdminStateUp = &down
+		other.SegmentationId, other.Mtu = m.GetSegmentationId(), m.GetMtu()-100
+		if m.GetSegmentationId() != 0 {
+			other.SegmentationId++
+		}
+		add(off)
+		add(other)
+	case *weftv1.Subnet:
+		off := proto.CloneOf(m)
+		off.EnableDhcp = &down
+		add(off)
+	case *weftv1.Port:
+		off, mac := proto.CloneOf(m), proto.CloneOf(m)
+		off.AdminStateUp = &down
+		mac.MacAddress = "fa:16:3e:ff" + m.GetMacAddress()[len("fa:16:3e:00"):]
+		add(off)
+		add(mac)
+		if m.GetBoundHost() != "" {
+			for _, to := range []string{"cmp1", "cmp2", "net1", ""} {
+				moved := proto.CloneOf(m)
+				moved.BoundHost = to
+				add(moved)
+			}
+		}
+	}
+	return out
+}
+
+// replaced is a VM's port that can be another with the same addresses on the same node.
+func replaced(n int, network string) slot {
+	var s slot
+	for _, e := range fleet() {
+		p, ok := e.value.(*weftv1.Port)
+		if !ok || p.GetId() != id("c", n) {
+			continue
+		}
+		for _, number := range []int{60 + n, 70 + n} {
+			p := proto.CloneOf(p)
+			p.Id, p.MacAddress = id("c", number), fmt.Sprintf("fa:16:3e:00:60:%02x", n)
+			p.FixedIps[0].IpAddress = fmt.Sprintf("10.9.0.%d", 60+n)
+			s = append(s, []entry{
+				{keys.Port(network, p.GetId()), p},
+				{keys.HostObject(p.GetBoundHost(), keys.KindPort, p.GetId()), &storev1.PortBinding{NetworkId: network}},
+			})
+		}
+	}
+	return s
+}
+
+// plugSome plugs a choice of ports; 61 and 71 are two ports that one interface may carry.
+func (n *node) plugSome(rt *rapid.T) {
+	old := n.facts
+	n.facts.Plugged = map[string]plan.Plugged{}
+	plug(&n.facts, rapid.SliceOfDistinct(rapid.SampledFrom([]int{1, 3, 5}), rapid.ID).Draw(rt, "plugged")...)
+	if which := rapid.SampledFrom([]int{0, 61, 71}).Draw(rt, "iface-id"); which != 0 {
+		n.facts.Plugged[id("c", which)] = plan.Plugged{Name: "vm61", OFPort: 161}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.facts.Plugged)) {
+		p := n.facts.Plugged[id]
+		if rapid.IntRange(0, 3).Draw(rt, "number") == 0 {
+			p.OFPort += 1000
+			n.facts.Plugged[id] = p
+		}
+	}
+	n.planner.MarkFacts(n.view, &old, &n.facts, n.dirty)
+}
+
+// mapBridges has some of the node's provider bridges be there.
+func (n *node) mapBridges(rt *rapid.T, name, tunnel string) {
+	old := n.facts
+	n.facts.Bridges = factsOf(name, tunnel).Bridges
+	for _, physnet := range slices.Sorted(maps.Keys(n.facts.Bridges)) {
+		if rapid.Bool().Draw(rt, "without "+physnet) {
+			delete(n.facts.Bridges, physnet)
+		}
+	}
+	n.planner.MarkFacts(n.view, &old, &n.facts, n.dirty)
+}
+
+// settle plans until the numbers of all planned ports are known, and gives back local VLANs that nothing needs, as the
+// agent does then.
+func (n *node) settle(h *host) {
+	h.write(n.plan())
+	h.write(n.learn())
+	needed := plan.NeedVLAN(n.view)
+	n.facts.VLANs = maps.Clone(n.facts.VLANs)
+	maps.DeleteFunc(n.facts.VLANs, func(network string, _ uint16) bool { return !slices.Contains(needed, network) })
+}
+
+// TestAnyOrderOfChangesEndsInTheSamePlan feeds the fleet in random order, split and duplicated, with objects that change,
+// move, go and come back, interfaces that appear, carry another port or get another number, and provider bridges that come
+// and go. At any end, whatever the store then holds, the plan made step by step must be the one made from scratch, and the
+// differences given out must have brought the host there.
+func TestAnyOrderOfChangesEndsInTheSamePlan(t *testing.T) {
+	all := slots()
+	rapid.Check(t, func(rt *rapid.T) {
+		name := rapid.SampledFrom([]string{"net1", "cmp1"}).Draw(rt, "node")
+		tunnel := map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"}[name]
+		s, h := newStore(), newHost()
+		n := newNode(s, name, factsOf(name, tunnel))
+		n.follow()
+		if rapid.Bool().Draw(rt, "full") {
+			for _, e := range fleet() {
+				n.see(s.put(e.key, e.value))
+			}
+		}
+		for range rapid.IntRange(0, 60).Draw(rt, "steps") {
+			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			case 0:
+				h.write(n.plan())
+			case 1:
+				n.settle(h)
+			case 2:
+				n.plugSome(rt)
+			case 3:
+				n.salt = rapid.Uint32Range(0, 2).Draw(rt, "numbers")
+				h.write(n.learn())
+			case 4:
+				n.mapBridges(rt, name, tunnel)
+			default:
+				place := rapid.SampledFrom(all).Draw(rt, "place")
+				place.set(n, rapid.IntRange(-1, len(place)-1).Draw(rt, "value"))
+			}
+		}
+		n.settle(h)
+		n.settle(h)
+
+		fresh := newNode(s, name, n.facts)
+		fresh.facts.OFPorts, fresh.salt = map[string]uint32{}, n.salt
+		fresh.follow()
+		fresh.plan()
+		fresh.learn()
+		if diff := cmp.Diff(fresh.text(t), n.text(t)); diff != "" {
+			rt.Fatalf("step by step differs from scratch (-scratch +steps):\n%s", diff)
+		}
+		if diff := h.differs(n.planner); diff != "" {
+			rt.Fatalf("the differences do not lead to the plan (-plan +host):\n%s", diff)
+		}
+	})
+}
