@@ -67,11 +67,17 @@ type Agent struct {
 	// found are the units that an earlier agent built, until the first plan says which of them stay.
 	found []unit
 
-	refused map[string]string        // OVS port -> why it could not be made
+	// retired are bridges that an earlier agent was told to use and this one is not: its flows are still to be taken off.
+	retired map[string]bool
+	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
+	suspected map[string]bool
+
+	refused map[string]string        // OVS port or bridge -> why it could not be made
 	tags    map[string]desired.Port  // VMs' ports whose tag is still to be written, by name
 	ports   map[view.PortKey]bool    // ports whose report has to be made anew
 	awaited map[string]time.Time     // ports whose interface OVS is making -> since when
 	units   map[unit]error           // what the workers last said
+	waiting map[unit]time.Time       // units that wait for OVS -> since when
 	builtAt map[unit]any             // what they last built
 	short   map[string]bool          // networks for which there is no local VLAN left
 	reports map[unit]map[string]bool // keys of the reports made for a unit
@@ -108,7 +114,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	}
 	services, err := newServices(ctx, o.Config, func(device string) bool {
 		i := client.Snapshot().Interfaces[device]
-		return i != nil && i.OFPort != 0
+		return i != nil && i.Owner() != "" && i.OFPort != 0
 	}, o.Log)
 	if err != nil {
 		client.Close()
@@ -121,7 +127,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log),
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
 		refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
-		units: map[unit]error{}, builtAt: map[unit]any{},
+		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{},
 	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
@@ -130,9 +136,16 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 
 // refuse notes that a bridge did not take a flow.
 func (a *Agent) refuse(bridge string, key flow.Key, reason error) {
-	if k, ok := a.planner.Refuse(bridge, key, reason); ok {
-		a.ports[k] = true
-	}
+	dirty := view.NewDirty()
+	a.planner.Refuse(bridge, key, reason, dirty)
+	a.markReports(dirty)
+}
+
+// forgive forgets what a bridge has refused, before it gets the whole plan anew.
+func (a *Agent) forgive(bridge string) {
+	dirty := view.NewDirty()
+	a.planner.Forgive(bridge, dirty)
+	a.markReports(dirty)
 }
 
 func (a *Agent) close() {
@@ -175,8 +188,12 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.watch.Ready():
 			a.ovsChanged()
 		case c := <-a.bridges.up:
+			a.forgive(c.bridge)
 			if again := a.bridges.connect(c, a.planner.Flows(c.bridge)); again && c.bridge == plan.BrInt {
 				a.workers.allAgain() // ovs-vswitchd may have made the devices of routers and DHCP servers anew
+			}
+			if br := a.bridges.all[c.bridge]; br != nil && br.synced {
+				delete(a.retired, c.bridge) // its plan was empty
 			}
 		case name := <-a.bridges.down:
 			a.bridgeLost(name)
@@ -243,6 +260,7 @@ func (a *Agent) ovsChanged() {
 	if changes.Everything {
 		a.fullOVS = true
 	}
+	a.suspect(changes)
 	now := a.readFacts(snap, a.facts.VLANs)
 	a.planner.MarkFacts(a.view, &a.facts, &now, a.dirty)
 	a.devicesChanged(now.OFPorts)
@@ -279,7 +297,7 @@ func (a *Agent) describe(snap *ovs.Snapshot) {
 func (a *Agent) refusedPorts() []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(a.refused)) {
-		out = append(out, a.refused[name])
+		out = append(out, legible(a.refused[name]))
 	}
 	return out
 }
@@ -313,6 +331,11 @@ func (a *Agent) built(o outcome) {
 	if o.err != nil && !soon(o.err) && (a.units[o.unit] == nil || a.units[o.unit].Error() != o.err.Error()) {
 		a.log.Error("can't build, trying again", "kind", o.unit.kind, "id", o.unit.id, "error", o.err)
 	}
+	if !soon(o.err) {
+		delete(a.waiting, o.unit)
+	} else if _, waits := a.waiting[o.unit]; !waits {
+		a.waiting[o.unit] = time.Now()
+	}
 	if o.want == nil && o.err == nil {
 		delete(a.units, o.unit)
 		delete(a.builtAt, o.unit)
@@ -333,7 +356,7 @@ func (a *Agent) step(ctx context.Context) {
 		}
 	}
 	a.assignVLANs()
-	if !a.dirty.Empty() || a.fullOVS {
+	if !a.dirty.Empty() || a.fullOVS || a.suspected != nil {
 		dirty := a.dirty
 		a.dirty = view.NewDirty()
 		delta := a.planner.Update(a.view, &a.facts, dirty)
@@ -364,6 +387,7 @@ func (a *Agent) start() bool {
 		return false
 	}
 	a.found, a.started, a.fullOVS = units, true, true
+	a.retire()
 	a.prune = time.After(pruneAfter)
 	a.view.Everything(a.dirty)
 	a.describe(a.ovs.Snapshot())
@@ -379,10 +403,12 @@ func (a *Agent) removeLeftovers() {
 	for _, u := range a.found {
 		var keep bool
 		if u.kind == keys.KindRouter {
-			keep = a.planner.Routers()[u.id] != nil || (a.view.HostRouters[u.id] && a.unreadable(keys.Router(u.id)))
+			keep = a.planner.Routers()[u.id] != nil ||
+				(a.view.HostRouters[u.id] && a.unreadable(keys.Router(u.id), keys.Active(u.id)))
 		} else {
 			port, here := a.view.HostDHCP[u.id]
-			keep = a.planner.DHCP()[u.id] != nil || (here && a.unreadable(keys.Network(u.id), keys.Port(u.id, port)))
+			keep = a.planner.DHCP()[u.id] != nil || a.unreadable(keys.HostObject(a.cfg.Node, keys.KindDHCP, u.id)) ||
+				(here && a.unreadable(keys.Network(u.id), keys.Port(u.id, port)))
 		}
 		if !keep {
 			a.workers.set(u, nil)
@@ -437,16 +463,25 @@ const ovsTimeout = 10 * time.Second
 // writeOVS makes the OVSDB part of a change in one transaction, or compares the whole.
 func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
 	change := ovs.Change{Bridges: plan.Bridges(&a.facts)}
+	if len(a.foreignBridges()) > 0 {
+		a.ensureOVS(ctx, change) // says so
+		a.fullOVS = true
+		return
+	}
 	if a.fullOVS {
 		change.Ports = a.planner.Ports()
 		clear(a.tags)
 		a.surplus(&change)
 	} else {
-		change.Ports = a.postponeTags(delta.Ports)
+		change.Ports = a.withSuspects(a.postponeTags(delta.Ports))
 	}
+	a.suspected = nil
 	for _, p := range delta.GonePorts {
 		delete(a.tags, p.Name)
-		a.gone(&change, p.Name)
+		delete(a.refused, p.Name)
+		if !a.fullOVS { // else it is among the surplus
+			a.gone(&change, p.Name)
+		}
 	}
 	if notes := a.vlanNotes(); len(notes) > 0 {
 		change.BridgeIDs = append(change.BridgeIDs, ovs.BridgeIDs{Bridge: plan.BrInt, Set: notes})
@@ -473,21 +508,29 @@ func (a *Agent) ensureOVS(ctx context.Context, change ovs.Change) {
 
 // noteRefused keeps the reasons why ports could not be made, for the reports.
 func (a *Agent) noteRefused(change ovs.Change, result ovs.Result) {
+	before := maps.Clone(a.refused)
 	for _, p := range change.Ports {
 		delete(a.refused, p.Name)
+	}
+	for _, b := range change.Bridges {
+		delete(a.refused, b.Name)
 	}
 	for _, r := range result.Refused {
 		if errors.Is(r.Err, ovs.ErrNotFound) {
 			continue // unplugged between plan and write: an event follows
 		}
 		a.refused[r.Name] = r.Error()
-		a.log.Error("OVSDB object left out", "error", r)
+		if before[r.Name] != r.Error() {
+			a.log.Error("OVSDB object left out", "error", r)
+		}
+	}
+	if !maps.Equal(before, a.refused) {
+		a.describe(a.ovs.Snapshot())
 	}
 }
 
 // gone takes a port away: weft's own is deleted, a VM's loses its tag.
 func (a *Agent) gone(change *ovs.Change, name string) {
-	delete(a.refused, name)
 	p := a.ovs.Snapshot().Ports[name]
 	switch {
 	case p == nil:
@@ -520,6 +563,10 @@ func (a *Agent) writeFlows(delta plan.Delta) {
 	names := map[string]bool{plan.BrInt: true, plan.BrTun: true}
 	for _, bridge := range a.facts.Bridges {
 		names[bridge] = true
+	}
+	maps.Copy(names, a.retired)
+	if len(a.foreignBridges()) > 0 {
+		clear(names)
 	}
 	a.bridges.want(names)
 	order := slices.Sorted(maps.Keys(delta.Flows))

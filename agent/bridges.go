@@ -21,8 +21,8 @@ type bridge struct {
 	synced bool
 	// before: there has been a connection before this one.
 	before bool
-	// refused are flows that the bridge did not take on this connection.
-	refused map[flow.Key]bool
+	// refused are the cookies of flows that the bridge did not take on this connection, by place.
+	refused map[flow.Key]uint64
 	stop    context.CancelFunc
 }
 
@@ -128,7 +128,7 @@ func (b *bridges) connect(c connected, flows []flow.Flow) (again bool) {
 	}
 	br.close()
 	again, br.before = br.before, true
-	br.conn, br.refused = c.conn, map[flow.Key]bool{}
+	br.conn, br.refused = c.conn, map[flow.Key]uint64{}
 	b.sync(br, flows)
 	return again
 }
@@ -183,7 +183,7 @@ func (br *bridge) allowed(flows []flow.Flow) []flow.Flow {
 	if len(br.refused) == 0 {
 		return flows
 	}
-	return slices.DeleteFunc(slices.Clone(flows), func(f flow.Flow) bool { return br.refused[f.Key()] })
+	return slices.DeleteFunc(slices.Clone(flows), func(f flow.Flow) bool { return br.refused[f.Key()] == f.Cookie })
 }
 
 // refusedSome takes note of flows that the bridge refused; true when leaving them out is worth another try.
@@ -194,8 +194,8 @@ func (b *bridges) refusedSome(br *bridge, err error) bool {
 	}
 	again := false
 	for _, r := range bundle.Refused {
-		if key := r.Flow.Key(); !r.Deletion && !br.refused[key] {
-			br.refused[key], again = true, true
+		if key := r.Flow.Key(); !r.Deletion && br.refused[key] != r.Flow.Cookie {
+			br.refused[key], again = r.Flow.Cookie, true
 			b.log.Error("the bridge refuses a flow, it is left out", "bridge", br.name, "error", r)
 			b.refuse(br.name, key, r)
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -23,6 +24,8 @@ type publisher struct {
 	node  string
 	log   *slog.Logger
 	wake  chan struct{}
+	// relist is how often what is in the store is read anew: somebody may have deleted some of it, or restored a backup.
+	relist time.Duration
 
 	mu sync.Mutex
 	// want is what should be there, have what is known to be; a key in neither is not there.
@@ -32,7 +35,7 @@ type publisher struct {
 
 func newPublisher(s *store.Store, node string, log *slog.Logger) *publisher {
 	return &publisher{
-		store: s, node: node, log: log, wake: make(chan struct{}, 1),
+		store: s, node: node, log: log, wake: make(chan struct{}, 1), relist: 5 * time.Minute,
 		want: map[string]proto.Message{}, have: map[string]proto.Message{}, dirty: map[string]bool{},
 	}
 }
@@ -56,14 +59,14 @@ func (p *publisher) kick() {
 
 // load reads what an earlier agent wrote, so that it is not written again; prune removes what no longer holds.
 func (p *publisher) load(ctx context.Context) error {
-	snap, err := p.store.Read(ctx, store.Prefix(keys.Statuses(p.node)), store.Prefix(keys.Plugs(p.node)))
+	snap, err := p.store.Read(ctx, store.Prefix(keys.Statuses(p.node)), store.Prefix(keys.Plugs(p.node)), store.Key(keys.Agent(p.node)))
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.have)
-	for i, m := range []proto.Message{&storev1.Report{}, &storev1.Plug{}} {
+	for i, m := range []proto.Message{&storev1.Report{}, &storev1.Plug{}, &storev1.Agent{}} {
 		for _, e := range snap.Results[i].Entries {
 			value := proto.Clone(m)
 			if err := proto.Unmarshal(e.Value, value); err != nil {
@@ -167,27 +170,72 @@ func (p *publisher) done(changes []change, err error) {
 
 // run writes until the context ends.
 func (p *publisher) run(ctx context.Context) {
-	for failures := 0; ; {
+	relist := time.NewTicker(p.relist)
+	defer relist.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
+		case <-relist.C:
+			p.reload(ctx)
 		}
-		for changes := p.take(); len(changes) > 0; changes = p.take() {
-			err := p.write(ctx, changes)
-			p.done(changes, err)
-			if err == nil {
-				failures = 0
-				continue
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			p.log.Warn("can't report to the store, trying again", "keys", len(changes), "error", err)
-			sleep(ctx, min(50*time.Millisecond<<min(failures, 10), 2*time.Second))
-			failures++
+		p.flushAll(ctx)
+	}
+}
+
+// reload reads what is in the store and marks what should be there.
+func (p *publisher) reload(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.load(ctx); err != nil {
+		return // a store that is away is nothing new; the next time will do
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key := range p.want {
+		p.dirty[key] = true
+	}
+}
+
+// flushAll writes until everything is as it should be.
+func (p *publisher) flushAll(ctx context.Context) {
+	failures := 0
+	for changes := p.take(); len(changes) > 0; changes = p.take() {
+		err := p.flush(ctx, changes)
+		if err == nil {
+			failures = 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Warn("can't report to the store, trying again", "keys", len(changes), "error", err)
+		sleep(ctx, min(50*time.Millisecond<<min(failures, 10), 2*time.Second))
+		failures++
+	}
+}
+
+// flush writes changes, and notes which have been. What the store refuses holds up no other: then each is written by itself.
+func (p *publisher) flush(ctx context.Context, changes []change) error {
+	err := p.write(ctx, changes)
+	if err == nil || errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil || len(changes) == 1 {
+		p.done(changes, err)
+		return err
+	}
+	var refused error
+	for i, c := range changes {
+		err := p.write(ctx, changes[i:i+1])
+		if errors.Is(err, store.ErrUnavailable) {
+			p.done(changes[i:], err)
+			return err
+		}
+		p.done(changes[i:i+1], err)
+		if err != nil {
+			refused = fmt.Errorf("key %s: %w", c.key, err)
 		}
 	}
+	return refused
 }
 
 func (p *publisher) write(ctx context.Context, changes []change) error {

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,4 +116,49 @@ func TestWhatCouldNotBeWrittenIsWrittenWhenTheStoreIsBack(t *testing.T) {
 	p.set(portStatus("p"), report(1, weftv1.State_STATE_ACTIVE, ""))
 	s.Restart()
 	holds(t, s, map[string]weftv1.State{"p": weftv1.State_STATE_ACTIVE})
+}
+
+func TestAReportThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
+	for what, message := range map[string]string{
+		"not UTF-8":                      "subnet \xff quarantined",
+		"longer than the store can take": strings.Repeat("port left out\n", 200_000),
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := storetest.Start(t)
+			p := startPublisher(t, s)
+			p.set(portStatus("bad"), reportOf(1, errors.New(message)))
+			p.set(portStatus("good"), report(1, weftv1.State_STATE_ACTIVE, ""))
+			holds(t, s, map[string]weftv1.State{"good": weftv1.State_STATE_ACTIVE, "bad": weftv1.State_STATE_ERROR})
+		})
+	}
+}
+
+func TestAValueThatTheStoreRefusesHoldsUpNoOther(t *testing.T) {
+	s := storetest.Start(t)
+	p := startPublisher(t, s)
+	p.set(portStatus("bad"), &storev1.Report{Revision: 1, Message: strings.Repeat("x", 3<<20)})
+	for i := range 3 {
+		p.set(portStatus(string(rune('a'+i))), report(1, weftv1.State_STATE_ACTIVE, ""))
+	}
+	holds(t, s, map[string]weftv1.State{"a": weftv1.State_STATE_ACTIVE, "b": weftv1.State_STATE_ACTIVE, "c": weftv1.State_STATE_ACTIVE})
+	p.set(portStatus("bad"), nil)
+	p.set(portStatus("a"), nil)
+	holds(t, s, map[string]weftv1.State{"b": weftv1.State_STATE_ACTIVE, "c": weftv1.State_STATE_ACTIVE})
+}
+
+func TestWhatSomebodyTakesOutOfTheStoreIsWrittenAgain(t *testing.T) {
+	s := storetest.Start(t)
+	p := newPublisher(s.Store(), "n1", slog.New(slog.DiscardHandler))
+	p.relist = 20 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); p.run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	want := map[string]weftv1.State{"p": weftv1.State_STATE_ACTIVE}
+	p.set(portStatus("p"), report(1, weftv1.State_STATE_ACTIVE, ""))
+	holds(t, s, want)
+	if _, err := s.Client().Delete(t.Context(), portStatus("p")); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, want)
 }

@@ -18,7 +18,19 @@ import (
 )
 
 func report(revision int64, state weftv1.State, message string) *storev1.Report {
-	return &storev1.Report{Revision: revision, State: state, Message: message, Time: timestamppb.Now()}
+	return &storev1.Report{Revision: revision, State: state, Message: legible(message), Time: timestamppb.Now()}
+}
+
+// maxMessage is the most bytes of a message that are reported: thousands of ports may be left out for a reason each, and
+// the store takes 1.5 MB at once.
+const maxMessage = 2048
+
+// legible is a text as a protobuf string can hold it: UTF-8, and not too long.
+func legible(text string) string {
+	if len(text) > maxMessage {
+		text = text[:maxMessage] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // reportOf is a report that says ACTIVE, or ERROR with the reason.
@@ -124,6 +136,9 @@ func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
 	case !n.Object.Tunnelled() && a.facts.Bridges[n.Object.PhysicalNetwork] == "":
 		return fmt.Errorf("network %s: this node has no bridge for physical network %s", k.Network, n.Object.PhysicalNetwork)
 	}
+	if err := a.uplinkProblem(n); err != nil {
+		return err
+	}
 	if err := errors.Join(a.planner.NetworkConflict(k.Network), a.planner.Conflict(k)); err != nil {
 		return err
 	}
@@ -132,6 +147,30 @@ func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
 		return nil
 	}
 	return a.deviceProblem(k, n)
+}
+
+// uplinkProblem says why frames of a network can't leave br-int; nil when they can.
+func (a *Agent) uplinkProblem(n *view.Network) error {
+	needed := []string{plan.PatchTun, plan.PatchInt}
+	if !n.Object.Tunnelled() {
+		bridge := a.facts.Bridges[n.Object.PhysicalNetwork]
+		needed = []string{plan.IntPatch(bridge), plan.PhysPatch(bridge)}
+	}
+	for _, name := range []string{plan.BrInt, plan.BrTun} {
+		if reason := a.refused[name]; reason != "" {
+			return errors.New(reason)
+		}
+	}
+	for _, name := range needed {
+		switch _, ok := a.facts.OFPorts[name]; {
+		case ok:
+		case a.refused[name] != "":
+			return errors.New(a.refused[name])
+		default:
+			return fmt.Errorf("patch port %s is not there: ovs-vswitchd has not made it", name)
+		}
+	}
+	return nil
 }
 
 // deviceProblem says why a port's interface has no OpenFlow number.
@@ -158,8 +197,11 @@ func (a *Agent) invalid(key string) (revision int64, err error) {
 // what can't be read.
 func (a *Agent) reportUnit(u unit) {
 	err, known := a.units[u]
-	if known && err != nil && soon(err) {
-		return // the outcome follows within moments
+	if known && soon(err) {
+		if time.Since(a.waiting[u]) < unitPatience {
+			return // the outcome follows within moments
+		}
+		err = errors.Join(err, a.devicesRefused(u))
 	}
 	now := map[string]*storev1.Report{}
 	switch want := a.builtAt[u].(type) {
@@ -178,6 +220,28 @@ func (a *Agent) reportUnit(u unit) {
 		a.quarantined(keys.Network(u.id), keys.KindDHCP, u.id, now)
 	}
 	a.publishUnit(u, now)
+}
+
+// unitPatience is how long a router or DHCP server may wait for OVS before that is an error; workers say every half second
+// that they still do.
+const unitPatience = 3 * time.Second
+
+// devicesRefused says which devices of a unit OVSDB could not have, and why.
+func (a *Agent) devicesRefused(u unit) error {
+	var devices []string
+	switch want := a.builtAt[u].(type) {
+	case *plan.Router:
+		devices = want.Devices
+	case *plan.DHCP:
+		devices = []string{want.Device}
+	}
+	var errs []error
+	for _, d := range devices {
+		if reason := a.refused[d]; reason != "" {
+			errs = append(errs, errors.New(reason))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unserved says which subnets and ports of a network its DHCP server leaves out.

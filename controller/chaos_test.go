@@ -90,7 +90,7 @@ func (c *chaos) call(ctx context.Context) {
 	switch status.Code(err) {
 	case codes.OK:
 		c.done.Add(1)
-	case codes.Internal, codes.Unknown:
+	case codes.Internal, codes.Unknown, codes.DataLoss:
 		c.Errorf("a call failed with %v", err)
 	default:
 	}
@@ -114,7 +114,7 @@ func (c *chaos) operation(ctx context.Context, r *replica) error {
 	if rand.IntN(4) == 0 {
 		request = uuid.NewString()
 	}
-	switch rand.IntN(28) {
+	switch rand.IntN(38) {
 	case 0:
 		types := []weftv1.NetworkType{vxlan, gre, vlan}
 		return note[*weftv1.Network](c, "network")(r.CreateNetwork(ctx, &weftv1.CreateNetworkRequest{Network: &weftv1.Network{Type: types[rand.IntN(3)], Shared: rand.IntN(2) == 0, External: rand.IntN(2) == 0}, RequestId: request}))
@@ -153,8 +153,76 @@ func (c *chaos) operation(ctx context.Context, r *replica) error {
 			return err
 		}
 		return err2
-	default:
+	case 26, 27, 28, 29:
 		return c.hypervisor(ctx, id("port"))
+	default:
+		return c.more(ctx, r)
+	}
+}
+
+// more is the rest of operation: what takes addresses, segments and nodes from under others.
+func (c *chaos) more(ctx context.Context, r *replica) error {
+	id := c.seen.pick
+	address := func() string { return fmt.Sprintf("10.%d.0.%d", rand.IntN(3), rand.IntN(48)) }
+	hardware := fmt.Sprintf("02:00:00:00:00:%02x", rand.IntN(8))
+	switch rand.IntN(9) {
+	case 0:
+		return c.batch(ctx, r)
+	case 1:
+		return only(r.ClearRouterGateway(ctx, &weftv1.ClearRouterGatewayRequest{RouterId: id("router")}))
+	case 2:
+		return only(r.SetRouterGateway(ctx, &weftv1.SetRouterGatewayRequest{RouterId: id("router"), ExternalGateway: &weftv1.ExternalGateway{NetworkId: id("network"), FixedIps: fixed(address())}}))
+	case 3:
+		return only(r.AddRouterInterface(ctx, &weftv1.AddRouterInterfaceRequest{RouterId: id("router"), Attachment: &weftv1.AddRouterInterfaceRequest_PortId{PortId: id("port")}}))
+	case 4:
+		return only(r.UpdatePort(ctx, &weftv1.UpdatePortRequest{Port: &weftv1.Port{Id: id("port"), MacAddress: hardware, FixedIps: fixed(address())}, UpdateMask: mask("mac_address", "fixed_ips")}))
+	case 5:
+		return note[*weftv1.SegmentRange](c, "range")(r.CreateSegmentRange(ctx, &weftv1.CreateSegmentRangeRequest{SegmentRange: &weftv1.SegmentRange{Type: vlan, PhysicalNetwork: "tenant", Minimum: 111, Maximum: 111 + uint32(rand.IntN(4))}}))
+	case 6:
+		return only(r.UpdateSegmentRange(ctx, &weftv1.UpdateSegmentRangeRequest{SegmentRange: &weftv1.SegmentRange{Id: id("range"), Minimum: 111 + uint32(rand.IntN(4)), Maximum: 114}, UpdateMask: mask("minimum", "maximum")}))
+	case 7:
+		return only(r.DeleteSegmentRange(ctx, &weftv1.DeleteSegmentRangeRequest{Id: id("range")}))
+	default:
+		return c.comeAndGo(ctx, r)
+	}
+}
+
+// batch creates subnets and ports that contradict one another, one of them twice under one request id.
+func (c *chaos) batch(ctx context.Context, r *replica) error {
+	network, request := c.seen.pick("network"), uuid.NewString()
+	if rand.IntN(3) == 0 {
+		return only(r.BatchCreateSubnets(ctx, &weftv1.BatchCreateSubnetsRequest{Requests: []*weftv1.CreateSubnetRequest{
+			{Subnet: &weftv1.Subnet{NetworkId: network, Cidr: "10.0.0.0/28"}}, {Subnet: &weftv1.Subnet{NetworkId: network, Cidr: "10.0.0.0/24"}},
+		}}))
+	}
+	twice := &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: network, Host: "n1"}, RequestId: request}
+	taken := &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: network, MacAddress: "02:00:00:00:00:01"}}
+	got, err := r.BatchCreatePorts(ctx, &weftv1.BatchCreatePortsRequest{Requests: []*weftv1.CreatePortRequest{twice, taken, twice, taken}})
+	if err != nil {
+		return err
+	}
+	first, again := got.GetResults()[0].GetPort().GetId(), got.GetResults()[2].GetPort().GetId()
+	if first != "" && again != "" && first != again {
+		c.Errorf("one request id made two ports, %s and %s", first, again)
+	}
+	c.seen.add("port", first)
+	return nil
+}
+
+// comeAndGo registers a node, lets it die, or forgets it.
+func (c *chaos) comeAndGo(ctx context.Context, r *replica) error {
+	switch rand.IntN(3) {
+	case 0:
+		raw, err := proto.Marshal(networkNode("tenant"))
+		if err == nil {
+			_, err = c.etcdClient.Txn(ctx).Then(clientv3.OpPut(keys.Agent("n3"), string(raw)), clientv3.OpPut(keys.Live("n3"), string(raw))).Commit()
+		}
+		return ignore(err)
+	case 1:
+		_, err := c.etcdClient.Delete(ctx, keys.Live("n3"))
+		return ignore(err)
+	default:
+		return only(r.DeleteNode(ctx, &weftv1.DeleteNodeRequest{Id: "n3"}))
 	}
 }
 

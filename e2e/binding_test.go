@@ -167,7 +167,6 @@ func TestLateBinding(t *testing.T) {
 		f.reach(here.Space, g.ip)
 
 		client := f.etcd()
-		client.Delete(t.Context(), keys.Locator(keys.KindPort, unknown.port.GetId()))
 		restored := f.port(&weftv1.Port{Name: "restored", NetworkId: n.GetId()})
 		stored, err := client.Get(t.Context(), keys.Port(n.GetId(), restored.GetId()))
 		f.must(err)

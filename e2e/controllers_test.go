@@ -88,7 +88,7 @@ func TestControllerKilledUnderLoad(t *testing.T) {
 		}
 	}
 	t.Logf("%d ports were created", len(created))
-	running.noneLost()
+	running.steady()
 }
 
 // portBy creates a port on network n through the command line, which finds a controller that lives.

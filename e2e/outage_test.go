@@ -81,8 +81,12 @@ func TestStoreAway(t *testing.T) {
 			over, cancel := context.WithTimeout(t.Context(), away)
 			defer cancel()
 			outage.during(f)
-			f.plug(late) // nobody can bind it now
 			f.failsFast(over, n)
+			for _, p := range running {
+				p.noneLost()
+			}
+			running = []*pinging{f.ping(a.Space, b.ip), f.ping(b.Space, outside1), f.ping(out.Space, floating)}
+			f.plug(late) // nobody can bind it now
 			f.must(outage.end(t.Context(), lab.EtcdDaemon))
 
 			// At once, as a client would that has been waiting for it.
@@ -104,7 +108,7 @@ func TestStoreAway(t *testing.T) {
 			f.routerState(r, weftv1.State_STATE_ACTIVE, "")
 			f.networkState(n, weftv1.State_STATE_ACTIVE, "")
 			for _, p := range running {
-				p.noneLost()
+				p.steady()
 			}
 			f.removeGuest(late)
 			f.removeGuest(after)
@@ -135,7 +139,7 @@ func TestWatchCompactedAway(t *testing.T) {
 		_, err := f.networks.ListNetworks(ctx, &weftv1.ListNetworksRequest{})
 		return err
 	})
-	f.removeGuest(gone)
+	f.deletePort(gone.port.GetId())
 	f.detach(old, ms)
 	f.deleteRouter(old)
 	_, err := f.subnets.DeleteSubnet(t.Context(), &weftv1.DeleteSubnetRequest{Id: ms.GetId()})
@@ -152,9 +156,6 @@ func TestWatchCompactedAway(t *testing.T) {
 		f.must(f.host(node).Resume(t.Context(), lab.AgentDaemon))
 	}
 
-	g := f.guestOf("fresh", "cmp1", fresh)
-	f.reach(g.Space, b.ip)
-	f.reach(g.Space, outside1)
 	f.eventually("cmp1 knows the way to gone no more", func(ctx context.Context) error {
 		flows, err := f.host("cmp1").Exec(ctx, "sh", "-ec", "ovs-ofctl dump-flows br-tun; ovs-ofctl dump-flows br-int")
 		if err == nil {
@@ -171,4 +172,7 @@ func TestWatchCompactedAway(t *testing.T) {
 	})
 	f.routerState(r, weftv1.State_STATE_ACTIVE, "")
 	running.noneLost()
+	g := f.guestOf("fresh", "cmp1", fresh)
+	f.reach(g.Space, b.ip)
+	f.reach(g.Space, outside1)
 }

@@ -203,6 +203,22 @@ func TestWhatCannotBeProgrammedIsQuarantinedAndStopsNothingElse(t *testing.T) {
 		t.Errorf("the list has %d ports", len(ports.GetPorts()))
 	}
 
+	// What was there before it became unreadable stays in force.
+	key := keys.Port(n.GetId(), b.port.GetId())
+	stored, err := client.Get(t.Context(), key)
+	f.must(err)
+	f.put(client, key, garbage)
+	f.eventually("b's port is quarantined", func(ctx context.Context) error {
+		r, err := report(ctx, client, keys.Status("cmp2", keys.KindPort, b.port.GetId()))
+		if err == nil && (r.GetState() != weftv1.State_STATE_ERROR || !strings.Contains(r.GetMessage(), "quarantined")) {
+			err = fmt.Errorf("it says %s %q", r.GetState(), r.GetMessage())
+		}
+		return err
+	})
+	f.reach(a.Space, b.ip)
+	f.put(client, key, string(stored.Kvs[0].Value))
+	f.portState(b.port, weftv1.State_STATE_ACTIVE, "")
+
 	// Everything else goes on, the new as well as the old, on the same nodes and in the same network.
 	c := f.guest("c", "cmp1", n)
 	f.reach(c.Space, b.ip)
@@ -233,7 +249,7 @@ func TestWhatCannotBeProgrammedIsQuarantinedAndStopsNothingElse(t *testing.T) {
 	}
 	f.eventually("the nodes have no bridge port, namespace or address of what has gone", f.onlyReal("net1", "cmp1"))
 	for _, p := range running {
-		p.noneLost()
+		p.steady() // the second port with a's MAC makes a link
 	}
 	if now := f.agents(); !maps.Equal(agents, now) {
 		t.Errorf("agents have restarted: %v, now %v", agents, now)

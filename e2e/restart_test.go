@@ -69,9 +69,17 @@ func TestSwitchAndHostRestarts(t *testing.T) {
 				before, err := f.weftFlows(t.Context(), node)
 				f.must(err)
 				agents := f.agents()
+				running := []*pinging{f.ping(a.Space, b.ip), f.ping(c.Space, b.ip), f.ping(b.Space, outside1), f.ping(out.Space, floating)}
 				f.must(f.host(node).Kill(t.Context(), daemon))
 				f.must(f.host(node).Start(t.Context(), daemon))
 				f.sameFlows(node, before)
+				for _, p := range running {
+					if daemon == lab.OVSDBDaemon {
+						p.noneLost()
+					} else {
+						p.run.Stop()
+					}
+				}
 				works(f)
 				if now := f.agents(); now[node] != agents[node] {
 					t.Errorf("the agent of %s was process %d and is %d", node, agents[node], now[node])
@@ -107,8 +115,9 @@ func TestSwitchAndHostRestarts(t *testing.T) {
 		running := f.ping(a.Space, b.ip) // needs no network node
 		f.must(f.host("net1").PowerOff(t.Context()))
 		f.must(f.host("net1").PowerOn(t.Context()))
-		works(f)
+		f.alive()
 		running.noneLost()
+		works(f)
 		f.eventually("net1 has just what belongs there", f.onlyReal("net1"))
 	})
 }

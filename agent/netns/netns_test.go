@@ -233,6 +233,30 @@ func TestEnsureReportsAMissingLinkAndTakesItLater(t *testing.T) {
 	h.quiet(want)
 }
 
+// A tap device that its holder has let go of stays in the namespace, while ovs-vswitchd makes another on the host.
+func TestEnsureReplacesALinkThatOVSHasLetGoOf(t *testing.T) {
+	h := newHost(t)
+	name := "tap" + strings.ReplaceAll(uuid.NewString(), "-", "")[:11]
+	t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() }) // it may have gone with its namespace
+	h.run("ip", "tuntap", "add", name, "mode", "tap")                   // persistent, and held by nobody
+	want := h.router(name)
+	h.ensure(want)
+	orphan, _, _ := strings.Cut(h.in("ip", "-o", "link", "show", name), ":")
+	_, err := h.Ensure(context.Background(), want)
+	if !errors.Is(err, netns.ErrLinkMissing) {
+		t.Errorf("of a link that nobody holds, and no other on the host: %v, want ErrLinkMissing", err)
+	}
+	h.run("ip", "link", "add", name, "type", "veth", "peer", "name", "p"+name[1:])
+	if r := h.ensure(want); len(r.Announce) == 0 {
+		t.Errorf("the addresses on the new link are not announced: %+v", r)
+	}
+	if now := h.in("ip", "-o", "link", "show", name); strings.HasPrefix(now, orphan+":") || !strings.Contains(now, "@") {
+		t.Errorf("the link was number %s and is %s", orphan, now)
+	}
+	contains(t, h.in("ip", "-4", "addr", "show", "dev", name), strings.Split(want.Links[0].Addresses[0].String(), "/")[0])
+	h.quiet(want)
+}
+
 func TestEnsureFollowsChanges(t *testing.T) {
 	h := newHost(t)
 	link := h.link()

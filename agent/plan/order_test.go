@@ -1,9 +1,12 @@
 package plan_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/mirror"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -233,6 +237,22 @@ func (n *node) settle(h *host) {
 	maps.DeleteFunc(n.facts.VLANs, func(network string, _ uint16) bool { return !slices.Contains(needed, network) })
 }
 
+// astray says how the plan differs from one that is made from scratch, or the host from the plan.
+func (n *node) astray(t *testing.T, h *host) string {
+	fresh := newNode(n.store, n.view.Self, n.facts)
+	fresh.facts.OFPorts, fresh.salt = map[string]uint32{}, n.salt
+	fresh.follow()
+	fresh.plan()
+	fresh.learn()
+	if diff := cmp.Diff(fresh.text(t), n.text(t)); diff != "" {
+		return "step by step differs from scratch (-scratch +steps):\n" + diff
+	}
+	if diff := h.differs(n.planner); diff != "" {
+		return "the differences do not lead to the plan (-plan +host):\n" + diff
+	}
+	return ""
+}
+
 // TestAnyOrderOfChangesEndsInTheSamePlan feeds the fleet in random order, split and duplicated, with objects that change,
 // move, go and come back, interfaces that appear, carry another port or get another number, and provider bridges that come
 // and go. At any end, whatever the store then holds, the plan made step by step must be the one made from scratch, and the
@@ -271,16 +291,195 @@ func TestAnyOrderOfChangesEndsInTheSamePlan(t *testing.T) {
 		n.settle(h)
 		n.settle(h)
 
-		fresh := newNode(s, name, n.facts)
-		fresh.facts.OFPorts, fresh.salt = map[string]uint32{}, n.salt
-		fresh.follow()
-		fresh.plan()
-		fresh.learn()
-		if diff := cmp.Diff(fresh.text(t), n.text(t)); diff != "" {
-			rt.Fatalf("step by step differs from scratch (-scratch +steps):\n%s", diff)
-		}
-		if diff := h.differs(n.planner); diff != "" {
-			rt.Fatalf("the differences do not lead to the plan (-plan +host):\n%s", diff)
+		if problem := n.astray(t, h); problem != "" {
+			rt.Fatal(problem)
 		}
 	})
+}
+
+// Whatever takes over exactly what another gave up keeps it: a port made anew with its addresses on the same node, an
+// interface that carries another port of the network.
+func TestWhatOneObjectGivesUpAndAnotherTakesOverStays(t *testing.T) {
+	for what, replace := range map[string]func(*node){
+		"a remote port with the same addresses": func(n *node) {
+			again := port(92, netVXLAN, id("b", 1), "10.1.0.12", "compute:nova", "vm", "cmp2")
+			again.MacAddress = "fa:16:3e:00:00:02"
+			n.see(n.store.delete(keys.Port(netVXLAN, id("c", 2))), n.store.put(keys.Port(netVXLAN, again.GetId()), again))
+		},
+		"an interface with another port of the network": func(n *node) {
+			other := port(91, netVXLAN, id("b", 1), "10.1.0.91", "compute:nova", "vm", "cmp1")
+			n.see(n.store.put(keys.Port(netVXLAN, other.GetId()), other),
+				n.store.put(keys.HostObject("cmp1", keys.KindPort, other.GetId()), &storev1.PortBinding{NetworkId: netVXLAN}))
+			old := n.facts
+			n.facts.Plugged = maps.Clone(old.Plugged)
+			n.facts.Plugged[other.GetId()] = old.Plugged[id("c", 1)]
+			delete(n.facts.Plugged, id("c", 1))
+			n.planner.MarkFacts(n.view, &old, &n.facts, n.dirty)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			for range 20 { // the order in which objects are planned is not the same each time
+				s, h := newStore(), newHost()
+				for _, e := range fleet() {
+					s.put(e.key, e.value)
+				}
+				n := newNode(s, "cmp1", factsOf("cmp1", "10.31.0.12"))
+				plug(&n.facts, 1, 3, 5)
+				n.follow()
+				n.settle(h)
+				replace(n)
+				n.settle(h)
+				if problem := n.astray(t, h); problem != "" {
+					t.Fatal(problem)
+				}
+			}
+		})
+	}
+}
+
+// Nothing is taken away because something can't be read (promise I2).
+func TestAValueThatCannotBeReadLeavesThePlanAsItIs(t *testing.T) {
+	for name, tunnel := range map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"} {
+		for _, e := range fleet() {
+			t.Run(name+e.key, func(t *testing.T) {
+				s, h := newStore(), newHost()
+				for _, e := range fleet() {
+					s.put(e.key, e.value)
+				}
+				n := newNode(s, name, factsOf(name, tunnel))
+				plug(&n.facts, 1, 3, 5)
+				n.follow()
+				n.settle(h)
+				before := n.text(t)
+				n.see(mirror.Change{Key: e.key, Value: []byte("\xff no message"), Revision: 1000})
+				n.settle(h)
+				if diff := cmp.Diff(before, n.text(t)); diff != "" {
+					t.Errorf("-before +after:\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+func TestARefusedFlowIsHeldAgainstItsObjectUntilThePlanHasAnotherOrTheBridgeIsForgiven(t *testing.T) {
+	s, h := newStore(), newHost()
+	for _, e := range fleet() {
+		s.put(e.key, e.value)
+	}
+	n := newNode(s, "cmp1", factsOf("cmp1", "10.31.0.12"))
+	plug(&n.facts, 1, 3, 5)
+	n.follow()
+	n.settle(h)
+	k := view.PortKey{Network: netVXLAN, Port: id("c", 1)}
+	reason, dirty := errors.New("no room"), view.NewDirty()
+	refuse := func() {
+		t.Helper()
+		for _, f := range n.planner.Flows(plan.BrInt) {
+			n.planner.Refuse(plan.BrInt, f.Key(), reason, dirty)
+		}
+		if !errors.Is(n.planner.Conflict(k), reason) || !errors.Is(n.planner.NetworkConflict(netVXLAN), reason) || !dirty.Ports[k] || !dirty.Networks[netVXLAN] {
+			t.Fatal("the refusal is not noted")
+		}
+	}
+	refuse()
+	named := port(1, netVXLAN, id("b", 1), "10.1.0.11", "compute:nova", "vm", "cmp1")
+	named.Name = "another name, the same flows"
+	n.see(s.put(keys.Port(netVXLAN, named.GetId()), named))
+	n.settle(h)
+	if !errors.Is(n.planner.Conflict(k), reason) {
+		t.Error("the refusal is forgotten because the port was planned again, with the same flows")
+	}
+	named.MacAddress = "fa:16:3e:00:00:99"
+	n.see(s.put(keys.Port(netVXLAN, named.GetId()), named))
+	old := n.facts
+	n.facts.Plugged = maps.Clone(old.Plugged)
+	n.facts.Plugged[k.Port] = plan.Plugged{Name: "vm1", OFPort: 777}
+	n.planner.MarkFacts(n.view, &old, &n.facts, n.dirty)
+	n.settle(h)
+	if err := n.planner.Conflict(k); err != nil {
+		t.Errorf("the port has other flows, and still: %v", err)
+	}
+	refuse()
+	clear(dirty.Ports)
+	n.planner.Forgive(plan.BrInt, dirty)
+	if err := errors.Join(n.planner.Conflict(k), n.planner.NetworkConflict(netVXLAN)); err != nil || !dirty.Ports[k] {
+		t.Errorf("after Forgive: %v", err)
+	}
+}
+
+// held counts what a value's maps and slices hold, the unexported ones too.
+func held(v reflect.Value) int {
+	n := 0
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Map || f.Kind() == reflect.Slice {
+			n += f.Len()
+		}
+	}
+	return n
+}
+
+func TestWhatHasComeAndGoneLeavesNothingBehind(t *testing.T) {
+	rounds := 300
+	for _, name := range []string{"net1", "cmp1"} {
+		s := newStore()
+		n := newNode(s, name, factsOf(name, map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"}[name]))
+		plug(&n.facts, 1, 3, 5)
+		n.follow()
+		h := newHost()
+		n.settle(h)
+		view, planner := held(reflect.ValueOf(*n.view)), held(reflect.ValueOf(*n.planner))
+		for round := range rounds {
+			rng := rand.New(rand.NewPCG(1, uint64(round)))
+			for _, garbage := range []bool{false, true} {
+				all := fleet()
+				rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+				for i, e := range all {
+					if garbage && rng.IntN(10) == 0 {
+						n.see(mirror.Change{Key: e.key, Value: []byte("\xff"), Revision: 1})
+						continue
+					}
+					n.see(s.put(e.key, e.value))
+					if i%16 == 0 {
+						n.settle(h)
+					}
+				}
+				n.settle(h)
+				rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+				for _, e := range all {
+					n.see(s.delete(e.key))
+				}
+				n.settle(h)
+			}
+		}
+		if now := held(reflect.ValueOf(*n.view)); now != view {
+			t.Errorf("%s: the view holds %d things, %d before: %+v", name, now, view, n.view)
+		}
+		if now := held(reflect.ValueOf(*n.planner)); now != planner {
+			t.Errorf("%s: the planner holds %d things, %d before", name, now, planner)
+		}
+	}
+}
+
+func TestANetworkThatFindsNoLocalVLANGetsOneWhenOneIsFree(t *testing.T) {
+	s, h := newStore(), newHost()
+	for _, e := range fleet() {
+		s.put(e.key, e.value)
+	}
+	n := newNode(s, "cmp1", factsOf("cmp1", "10.31.0.12"))
+	plug(&n.facts, 1, 3, 5)
+	n.facts.VLANs = map[string]uint16{}
+	for vlan := range uint16(4094) {
+		n.facts.VLANs[fmt.Sprint("earlier ", vlan)] = vlan + 1
+	}
+	n.follow()
+	h.write(n.plan())
+	h.write(n.learn())
+	if len(n.facts.VLANs) != 4094 || n.planner.Ports()[0].Tag != 0 {
+		t.Fatalf("a VLAN was given out twice: %d, %+v", len(n.facts.VLANs), n.planner.Ports()[0])
+	}
+	n.settle(h) // the earlier networks' are given back
+	n.settle(h)
+	if problem := n.astray(t, h); problem != "" || n.facts.VLANs[netVXLAN] == 0 {
+		t.Fatal(problem, n.facts.VLANs)
+	}
 }

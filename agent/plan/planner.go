@@ -47,6 +47,7 @@ type Planner struct {
 	flows     map[string]map[flow.Key]flow.Flow
 	ports     map[piece][]desired.Port
 	conflicts map[piece]error
+	refused   map[string]map[flow.Key]error // bridge -> place -> why the bridge did not take the flow there
 	tunnels   []tunnel
 	routers   map[string]*Router
 	dhcp      map[string]*DHCP
@@ -57,7 +58,7 @@ func NewPlanner() *Planner {
 	return &Planner{
 		pieces: map[piece]Flows{}, holders: map[string]map[flow.Key]piece{}, flows: map[string]map[flow.Key]flow.Flow{},
 		ports: map[piece][]desired.Port{}, conflicts: map[piece]error{},
-		routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
+		refused: map[string]map[flow.Key]error{}, routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
 	}
 }
 
@@ -81,28 +82,81 @@ func (p *Planner) Ports() []desired.Port {
 	return out
 }
 
+// PortsNamed lists those of the plan's OVS ports that have one of the names.
+func (p *Planner) PortsNamed(names map[string]bool) []desired.Port {
+	if len(names) == 0 {
+		return nil
+	}
+	var out []desired.Port
+	for _, ports := range p.ports {
+		for _, port := range ports {
+			if names[port.Name] {
+				out = append(out, port)
+			}
+		}
+	}
+	return out
+}
+
 // Routers are the planned routers. The map must not be changed.
 func (p *Planner) Routers() map[string]*Router { return p.routers }
 
 // DHCP are the planned DHCP servers, by network. The map must not be changed.
 func (p *Planner) DHCP() map[string]*DHCP { return p.dhcp }
 
-// Conflict says why a port's flows are not all in the plan: another object holds their place. Nil when they are.
-func (p *Planner) Conflict(k view.PortKey) error { return p.conflicts[portPiece(k)] }
+// Conflict says why a port's flows are not all on the bridges: another object holds their place, or a bridge refuses them.
+// Nil when they are.
+func (p *Planner) Conflict(k view.PortKey) error { return p.conflict(portPiece(k)) }
 
-// NetworkConflict says why the flows of a network as such are not all in the plan; nil when they are.
+// NetworkConflict says why the flows of a network as such are not all on the bridges; nil when they are.
 func (p *Planner) NetworkConflict(id string) error {
-	return p.conflicts[piece{kind: "network", id: id}]
+	return p.conflict(piece{kind: "network", id: id})
 }
 
-// Refuse notes that the bridge did not take a flow, against the object that it belongs to. If that is a port, it is named.
-func (p *Planner) Refuse(bridge string, key flow.Key, reason error) (view.PortKey, bool) {
+func (p *Planner) conflict(of piece) error {
+	if err := p.conflicts[of]; err != nil {
+		return err
+	}
+	for bridge, places := range p.refused {
+		for key, reason := range places {
+			if p.holders[bridge][key] == of {
+				return reason
+			}
+		}
+	}
+	return nil
+}
+
+// Refuse notes that the bridge did not take a flow: until the plan has another flow in its place, or Forgive. It marks the
+// object that the flow belongs to, whose report has to change.
+func (p *Planner) Refuse(bridge string, key flow.Key, reason error, dirty *view.Dirty) {
 	holder, ok := p.holders[bridge][key]
 	if !ok {
-		return view.PortKey{}, false
+		return
 	}
-	p.conflicts[holder] = reason
-	return view.PortKey{Network: holder.net, Port: holder.id}, holder.kind == "port"
+	if p.refused[bridge] == nil {
+		p.refused[bridge] = map[flow.Key]error{}
+	}
+	p.refused[bridge][key] = reason
+	holder.mark(dirty)
+}
+
+// Forgive forgets what a bridge has refused, because it gets the whole plan anew. It marks the objects concerned.
+func (p *Planner) Forgive(bridge string, dirty *view.Dirty) {
+	for key := range p.refused[bridge] {
+		p.holders[bridge][key].mark(dirty)
+	}
+	delete(p.refused, bridge)
+}
+
+// mark marks the port or network that a piece is of, if it is one's.
+func (p piece) mark(dirty *view.Dirty) {
+	switch p.kind {
+	case "port":
+		dirty.Ports[view.PortKey{Network: p.net, Port: p.id}] = true
+	case "network":
+		dirty.Networks[p.id] = true
+	}
 }
 
 // Update plans anew what is dirty and returns the difference. What can't be planned yet, because its scopes have not
@@ -110,7 +164,8 @@ func (p *Planner) Refuse(bridge string, key flow.Key, reason error) (view.PortKe
 func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
 	u := update{
 		Planner: p, view: v, facts: facts,
-		delta: Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}, Retried: view.NewDirty()},
+		before: map[string]map[flow.Key]*flow.Flow{},
+		delta:  Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}, Retried: view.NewDirty()},
 	}
 	u.set(basePiece, baseFlows(facts), basePorts(facts))
 	if dirty.Tunnels {
@@ -128,6 +183,8 @@ func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
 	}
 	u.retryConflicts()
 	u.planServices(dirty)
+	u.sumFlows()
+	u.sumPorts()
 	return u.delta
 }
 
@@ -138,6 +195,8 @@ type update struct {
 	facts *Facts
 	delta Delta
 	freed bool // a place has become free
+	// before are the flows that stood in the places this run has touched, nil for none.
+	before map[string]map[flow.Key]*flow.Flow
 }
 
 func (u *update) planTunnels() {
@@ -235,29 +294,64 @@ func (u *update) take(bridge string, f flow.Flow, p piece) bool {
 	if exists && was.Cookie == f.Cookie {
 		return true
 	}
-	change := u.change(bridge)
-	if exists {
-		change.Deletes = append(change.Deletes, was)
-	}
-	change.Adds = append(change.Adds, f)
+	u.touch(bridge, key)
 	u.flows[bridge][key], u.holders[bridge][key] = f, p
 	return true
 }
 
 func (u *update) drop(bridge string, f flow.Flow) {
 	key := f.Key()
+	u.touch(bridge, key)
 	delete(u.flows[bridge], key)
 	delete(u.holders[bridge], key)
 	u.freed = true
-	change := u.change(bridge)
-	change.Deletes = append(change.Deletes, f)
 }
 
-func (u *update) change(bridge string) *FlowChange {
-	if u.delta.Flows[bridge] == nil {
-		u.delta.Flows[bridge] = &FlowChange{}
+// touch notes what stood in a place before the first change of this run.
+func (u *update) touch(bridge string, key flow.Key) {
+	if u.before[bridge] == nil {
+		u.before[bridge] = map[flow.Key]*flow.Flow{}
 	}
-	return u.delta.Flows[bridge]
+	if _, noted := u.before[bridge][key]; noted {
+		return
+	}
+	u.before[bridge][key] = nil
+	if f, ok := u.flows[bridge][key]; ok {
+		u.before[bridge][key] = &f
+	}
+}
+
+// sumFlows makes the difference of the flows: of what each place held before the run and holds now. What one piece gave up
+// and another took over unchanged is none; told as a deletion and an addition, it would be deleted last.
+func (u *update) sumFlows() {
+	for bridge, places := range u.before {
+		change := &FlowChange{}
+		for key, was := range places {
+			now, exists := u.flows[bridge][key]
+			if exists && was != nil && now.Cookie == was.Cookie {
+				continue
+			}
+			delete(u.refused[bridge], key)
+			if exists {
+				change.Adds = append(change.Adds, now)
+			}
+			if was != nil {
+				change.Deletes = append(change.Deletes, *was)
+			}
+		}
+		if len(change.Adds)+len(change.Deletes) > 0 {
+			u.delta.Flows[bridge] = change
+		}
+	}
+}
+
+// sumPorts takes from the ports that one piece gave up those that another took over.
+func (u *update) sumPorts() {
+	taken := map[string]bool{}
+	for _, p := range u.delta.Ports {
+		taken[p.Name] = true
+	}
+	u.delta.GonePorts = slices.DeleteFunc(u.delta.GonePorts, func(p desired.Port) bool { return taken[p.Name] })
 }
 
 func (u *update) setPorts(p piece, ports []desired.Port) {

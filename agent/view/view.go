@@ -435,14 +435,16 @@ func (v *View) host(kind, id string, c mirror.Change, d *Dirty) error {
 		}
 		d.Routers[id] = true
 	case keys.KindDHCP:
+		d.DHCP[id] = true
 		binding, err := decode(c, &storev1.DhcpBinding{}, func(b *storev1.DhcpBinding) (string, error) { return b.GetPortId(), nil })
-		if binding.Revision == 0 {
+		switch {
+		case err != nil:
+			return err
+		case binding.Revision == 0:
 			delete(v.HostDHCP, id)
-		} else {
+		default:
 			v.HostDHCP[id] = binding.Object
 		}
-		d.DHCP[id] = true
-		return err
 	}
 	return nil
 }
@@ -454,9 +456,12 @@ func (v *View) hostPort(id string, c mirror.Change, d *Dirty) error {
 	if old, ok := v.HostPorts[id]; ok {
 		d.Port(PortKey{old.Network, id})
 	}
+	if err != nil {
+		return err
+	}
 	if binding.Revision == 0 {
 		delete(v.HostPorts, id)
-		return err
+		return nil
 	}
 	v.HostPorts[id] = binding.Object
 	d.Port(PortKey{binding.Object.Network, id})
@@ -465,6 +470,10 @@ func (v *View) hostPort(id string, c mirror.Change, d *Dirty) error {
 
 func (v *View) active(router string, c mirror.Change, d *Dirty) error {
 	now, err := decode(c, &storev1.ActiveRouter{}, func(a *storev1.ActiveRouter) (string, error) { return a.GetNode(), nil })
+	d.Routers[router] = true
+	if err != nil {
+		return err
+	}
 	if now.Object == "" {
 		delete(v.Active, router)
 	} else {
@@ -473,15 +482,14 @@ func (v *View) active(router string, c mirror.Change, d *Dirty) error {
 	for k := range v.routerPorts[router] {
 		v.locate(k, d)
 	}
-	d.Routers[router] = true
-	return err
+	return nil
 }
 
 func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
-	now, err := decode(c, &storev1.Agent{}, func(a *storev1.Agent) (Node, error) {
-		ip, err := netip.ParseAddr(a.GetTunnelIp())
-		return Node{TunnelIP: ip}, err
-	})
+	now, err := decode(c, &storev1.Agent{}, nodeFrom)
+	if err != nil {
+		return err
+	}
 	old := v.Nodes[name]
 	if now.Revision == 0 {
 		delete(v.Nodes, name)
@@ -489,7 +497,7 @@ func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
 		v.Nodes[name] = now.Object
 	}
 	if old == now.Object {
-		return err
+		return nil
 	}
 	d.Tunnels = true
 	for id, n := range v.Networks {
@@ -497,5 +505,14 @@ func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
 			v.allOfNetwork(id, d)
 		}
 	}
-	return err
+	return nil
+}
+
+// nodeFrom reads what other nodes need of an agent's word of itself. A node without tunnels has no address.
+func nodeFrom(a *storev1.Agent) (Node, error) {
+	if a.GetTunnelIp() == "" {
+		return Node{}, nil
+	}
+	ip, err := netip.ParseAddr(a.GetTunnelIp())
+	return Node{TunnelIP: ip}, err
 }

@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
@@ -63,11 +65,10 @@ func batch[M messageOf](ctx context.Context, r *resource[M], elements []item[M],
 		end := min(begin+packSize, len(elements))
 		group.Go(func() error {
 			p := &packer[M]{resource: r, add: add, elements: elements[begin:end], out: out[begin:end]}
-			p.run(ctx, queries)
-			return nil
+			return p.run(ctx, queries)
 		})
 	}
-	return out, group.Wait()
+	return out, fault.Status(group.Wait())
 }
 
 // packer creates a part of a batch. It belongs to one goroutine.
@@ -83,13 +84,20 @@ type packer[M messageOf] struct {
 	lease    clientv3.LeaseID
 }
 
-func (p *packer[M]) run(ctx context.Context, queries func(M) []store.Query) {
+// run creates the elements. The error is a bug: a panic, which in a goroutine of its own would end the process.
+func (p *packer[M]) run(ctx context.Context, queries func(M) []store.Query) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			p.resource.server.opts.Log.Error("a batch panicked", "panic", panicked, "stack", string(debug.Stack()))
+			err = fmt.Errorf("creating a batch of kind %s failed; this is a bug of the controller, see its log", p.resource.Name)
+		}
+	}()
 	v := record.NewView(p.resource.server.opts.Store)
 	if err := p.prefetch(ctx, v, queries); err != nil {
 		for i := range p.out {
 			p.out[i].err = err
 		}
-		return
+		return nil
 	}
 	p.merged = &txn.Txn{}
 	for i := range p.elements {
@@ -104,6 +112,7 @@ func (p *packer[M]) run(ctx context.Context, queries func(M) []store.Query) {
 		}
 	}
 	p.flush(ctx)
+	return nil
 }
 
 func (p *packer[M]) prefetch(ctx context.Context, v *record.View, queries func(M) []store.Query) error {
@@ -129,7 +138,7 @@ func (p *packer[M]) build(ctx context.Context, v *record.View, i int) *txn.Txn {
 	el, s := p.elements[i], p.resource.server
 	c, err := p.resource.call("Create", el.req.GetRequestId(), el.req)
 	if err == nil && c.id != "" && p.lease == 0 {
-		p.lease, err = s.requests.current(ctx)
+		p.lease, err = s.requests.current(ctx, len(p.elements))
 	}
 	if err != nil {
 		p.out[i].err = err

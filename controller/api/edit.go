@@ -68,6 +68,13 @@ func (e *edit) claimant(ctx context.Context, key string) (*storev1.Claim, error)
 	return e.Claimant(ctx, key)
 }
 
+// holds reports whether an object holds a claim that it is about to give back. One that was written into the store by hand
+// may name what is another's, and must not free that.
+func (e *edit) holds(ctx context.Context, key, id string) (bool, error) {
+	claim, err := e.Claimant(ctx, key)
+	return claim.GetId() == id, err
+}
+
 // few reads at most a handful of a prefix's objects, and how many there are.
 func few[M messageOf](ctx context.Context, e *edit, k *record.Kind[M], prefix string) ([]record.Stored[M], int64, error) {
 	results, err := e.Read(ctx, store.Range(prefix, keys.End(prefix), 64))

@@ -209,7 +209,7 @@ func (s *Server) changeFloating(ctx context.Context, e *edit, before record.Stor
 		_, err := model.FloatingIPFrom(after)
 		return err
 	}
-	if err := releasePair(e, before.Msg); err != nil {
+	if err := releasePair(ctx, e, before.Msg); err != nil {
 		return err
 	}
 	if err := s.associate(ctx, e, after); err != nil {
@@ -220,7 +220,7 @@ func (s *Server) changeFloating(ctx context.Context, e *edit, before record.Stor
 }
 
 // releasePair gives back a floating IP's claim on a port's address.
-func releasePair(e *edit, f *weftv1.FloatingIp) error {
+func releasePair(ctx context.Context, e *edit, f *weftv1.FloatingIp) error {
 	if f.GetPortId() == "" {
 		return nil
 	}
@@ -228,14 +228,18 @@ func releasePair(e *edit, f *weftv1.FloatingIp) error {
 	if err != nil {
 		return fault.Damaged("floating IP "+f.GetId(), err)
 	}
-	e.txn.Delete(keys.FloatingClaim(f.GetPortId(), ip, f.GetRouterId()))
-	return nil
+	key := keys.FloatingClaim(f.GetPortId(), ip, f.GetRouterId())
+	held, err := e.holds(ctx, key, f.GetId())
+	if held {
+		e.txn.Delete(key)
+	}
+	return err
 }
 
 // disassociate takes a floating IP off its port.
-func (s *Server) disassociate(e *edit, f record.Stored[*weftv1.FloatingIp]) error {
+func (s *Server) disassociate(ctx context.Context, e *edit, f record.Stored[*weftv1.FloatingIp]) error {
 	guard(e, f)
-	if err := releasePair(e, f.Msg); err != nil {
+	if err := releasePair(ctx, e, f.Msg); err != nil {
 		return err
 	}
 	after := f.Copy()
@@ -247,7 +251,7 @@ func (s *Server) disassociate(e *edit, f record.Stored[*weftv1.FloatingIp]) erro
 }
 
 func (s *Server) releaseFloating(ctx context.Context, e *edit, f record.Stored[*weftv1.FloatingIp]) error {
-	if err := releasePair(e, f.Msg); err != nil {
+	if err := releasePair(ctx, e, f.Msg); err != nil {
 		return err
 	}
 	_, subnets, err := s.network(ctx, e, f.Msg.GetNetworkId())
@@ -263,6 +267,9 @@ func (s *Server) releaseFloating(ctx context.Context, e *edit, f record.Stored[*
 	if err != nil {
 		return fault.Damaged("floating IP "+f.Msg.GetId(), err)
 	}
-	ipam.Release(e.txn, sub.Msg.GetId(), ip)
-	return nil
+	held, err := e.holds(ctx, keys.AddressClaim(sub.Msg.GetId(), ip), f.Msg.GetId())
+	if held {
+		ipam.Release(e.txn, sub.Msg.GetId(), ip)
+	}
+	return err
 }

@@ -31,7 +31,7 @@ func (s *Server) addInterface(ctx context.Context, e *edit, r *weftv1.Router, re
 	r.Interfaces = append(r.Interfaces, &weftv1.RouterInterface{
 		PortId: port.GetId(), NetworkId: port.GetNetworkId(), SubnetId: fixed.GetSubnetId(), IpAddress: fixed.GetIpAddress(),
 	})
-	return s.placeRouter(ctx, e, r)
+	return s.extendRouter(ctx, e, r)
 }
 
 // checkAttach refuses a subnet that the router can't be attached to, and guards what that relies on.
@@ -133,7 +133,9 @@ func (s *Server) removeInterface(ctx context.Context, e *edit, r *weftv1.Router,
 	if err := s.checkRoutes(ctx, e, r); err != nil {
 		return err
 	}
-	e.place().DeletePort(port)
+	if err := e.place().DeletePort(ctx, port); err != nil {
+		return err
+	}
 	return s.placeRouter(ctx, e, r)
 }
 

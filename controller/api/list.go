@@ -57,32 +57,72 @@ func (r *resource[M]) list(ctx context.Context, req listRequest) (page[M], error
 	if err != nil {
 		return page[M]{}, fault.Status(err)
 	}
-	v := r.asOf(s.page.Revision)
-	entries, err := r.candidates(ctx, v, s.filter)
+	revision, entries, err := r.asOf(ctx, s)
 	if err != nil {
 		return page[M]{}, fault.Status(err)
 	}
-	out := page[M]{revision: v.Revision()}
-	rest := 0
-	if s.filter.Empty() && s.order.Empty() && s.project == "" {
-		slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(idOf(a.Key), idOf(b.Key)) })
-		var some []store.Entry
-		some, rest = cut(entries, s.page)
-		out.items = r.decodeAll(some, func(M) bool { return true })
-	} else {
-		all := r.decodeAll(entries, func(m M) bool { return r.ofProject(m, s.project) && s.filter.Match(m.ProtoReflect()) })
-		slices.SortStableFunc(all, func(a, b M) int {
-			if c := s.order.Compare(a.ProtoReflect(), b.ProtoReflect()); c != 0 {
-				return c
-			}
-			return strings.Compare(*r.Header(a).ID, *r.Header(b).ID)
-		})
-		out.items, rest = cut(all, s.page)
-	}
-	if rest > 0 {
-		out.next = query.Token(v.Revision(), s.page.Offset+len(out.items), s.text...)
+	n, at := r.sorted(entries, s)
+	out := page[M]{revision: revision}
+	next := 0
+	out.items, next = fill(n, s.page, func(i int) (M, bool) {
+		m, ok := at(i)
+		return m, ok && s.filter.Match(m.ProtoReflect())
+	})
+	if next > 0 {
+		out.next = query.Token(revision, next, s.text...)
 	}
 	return out, nil
+}
+
+// sorted puts what entries hold in order: n places, and what is at each, if it is anything to show. A place is the same on
+// all pages, for it does not depend on what nodes report, unless that is what the list is ordered by.
+func (r *resource[M]) sorted(entries []store.Entry, s selection) (n int, at func(int) (M, bool)) {
+	slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(idOf(a.Key), idOf(b.Key)) })
+	if s.order.Empty() {
+		return len(entries), func(i int) (M, bool) {
+			m, ok := r.decode(entries[i])
+			return m, ok && r.ofProject(m, s.project)
+		}
+	}
+	all := make([]M, 0, len(entries))
+	for _, e := range entries {
+		if m, ok := r.decode(e); ok && r.ofProject(m, s.project) {
+			all = append(all, m)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b M) int { return s.order.Compare(a.ProtoReflect(), b.ProtoReflect()) })
+	return len(all), func(i int) (M, bool) { return all[i], true }
+}
+
+// fill takes a page's items out of n places, and says at which place the next page begins; 0 when there is none.
+func fill[M any](n int, p query.Page, at func(int) (M, bool)) (items []M, next int) {
+	items = make([]M, 0, min(p.Size, max(n-p.Offset, 0)))
+	for i := p.Offset; i < n; i++ {
+		m, ok := at(i)
+		switch {
+		case !ok:
+		case len(items) == p.Size:
+			return items, i
+		default:
+			items = append(items, m)
+		}
+	}
+	return items, 0
+}
+
+// asOf reads what a list call may have to show, at its page's revision or now.
+func (r *resource[M]) asOf(ctx context.Context, s selection) (revision int64, entries []store.Entry, err error) {
+	read := func(v *record.View) ([]store.Entry, error) {
+		entries, err := r.candidates(ctx, v, s.filter)
+		revision = v.Revision()
+		return entries, err
+	}
+	if s.page.Revision > 0 {
+		entries, err = read(record.ViewAt(r.server.opts.Store, s.page.Revision))
+	} else {
+		entries, err = record.Fresh(r.server.opts.Store, read)
+	}
+	return revision, entries, err
 }
 
 // cut is one page of all, and how many come after it.
@@ -126,21 +166,15 @@ func ifNotFound(err error, read func(context.Context, ...store.Query) ([]store.R
 	}
 }
 
-// decodeAll decodes what it can, completes it and keeps what is wanted. An entry that is no object of the kind is left
-// out with a line in the log: one bad object hides no other.
-func (r *resource[M]) decodeAll(entries []store.Entry, want func(M) bool) []M {
-	out := make([]M, 0, len(entries))
-	for _, e := range entries {
-		s, err := r.Decode(e)
-		if err != nil {
-			r.server.opts.Log.Error("leaving an object out of a list", "key", e.Key, "error", err)
-			continue
-		}
-		if m := r.shown(s.Msg, s.Revision); want(m) {
-			out = append(out, m)
-		}
+// decode decodes an entry and completes it. One that is no object of the kind is left out with a line in the log: one bad
+// object hides no other.
+func (r *resource[M]) decode(e store.Entry) (M, bool) {
+	s, err := r.Decode(e)
+	if err != nil {
+		r.server.opts.Log.Error("leaving an object out of a list", "key", e.Key, "error", err)
+		return s.Msg, false
 	}
-	return out
+	return r.shown(s.Msg, s.Revision), true
 }
 
 // ofProject reports whether an object belongs into the list of a project: its own and, of networks, shared ones.

@@ -301,6 +301,7 @@ func (s *Server) checkInternal(ctx context.Context, e *edit, n *weftv1.Network) 
 	if err != nil {
 		return err
 	}
+	e.txn.NoneChangedUnder(keys.Subnets(n.GetId()), e.Revision()) // a new one could bring a floating IP with it
 	for _, sub := range subnets {
 		claims, err := s.claimsOn(ctx, e, keys.AddressClaims(sub.Msg.GetId()))
 		if err != nil {
@@ -347,6 +348,9 @@ func (s *Server) releaseNetwork(ctx context.Context, e *edit, n record.Stored[*w
 	if err != nil {
 		return fault.Damaged("network "+id, err)
 	}
-	segments.Release(e.txn, typed)
-	return nil
+	held, err := e.holds(ctx, keys.SegmentClaim(model.TypeName(typed.Type), typed.PhysicalNetwork, typed.Segment), id)
+	if held {
+		segments.Release(e.txn, typed)
+	}
+	return err
 }

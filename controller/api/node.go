@@ -78,6 +78,9 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequ
 	if err := checkLabels(req.GetNode().GetLabels()); err != nil {
 		return nil, fault.Status(err)
 	}
+	if len(req.GetUpdateMask().GetPaths()) == 0 && len(req.GetNode().GetLabels()) == 0 {
+		return s.nodeUnchanged(req.GetNode())
+	}
 	settings := &storev1.NodeSettings{Labels: req.GetNode().GetLabels()}
 	revision, _, err := s.commit(ctx, c, &storev1.NodeSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		if !model.ValidNodeName(name) {
@@ -111,6 +114,19 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequ
 	return s.GetNode(ctx, &weftv1.GetNodeRequest{Id: name})
 }
 
+// nodeUnchanged answers an update that names nothing: no mask, and nothing set.
+func (s *nodeService) nodeUnchanged(in *weftv1.Node) (*weftv1.Node, error) {
+	n := s.opts.Fleet.Node(in.GetId())
+	switch {
+	case n == nil:
+		return nil, fault.Status(fault.NotFound("node", in.GetId()))
+	case in.GetEtag() != "" && in.GetEtag() != n.GetEtag():
+		return nil, fault.Status(fault.Stale("node", in.GetId(), in.GetEtag(), n.GetEtag()))
+	default:
+		return n, nil
+	}
+}
+
 func checkLabels(labels map[string]string) error {
 	if len(labels) > maxLabels {
 		return model.Invalid("labels", "has %d elements, the limit is %d", len(labels), maxLabels)
@@ -138,7 +154,8 @@ func (s *nodeService) DeleteNode(ctx context.Context, req *weftv1.DeleteNodeRequ
 	return &emptypb.Empty{}, nil
 }
 
-// forgetNode refuses while anything is there, and sweeps what the agent left behind before the node itself.
+// forgetNode refuses while anything is there, and sweeps what the agent left behind before the node itself. A port that is
+// refused on the node is not there: the refusal goes with the plug that it answers.
 func (s *Server) forgetNode(ctx context.Context, e *edit, name string) error {
 	if !model.ValidNodeName(name) {
 		return fault.NotFound("node", name)
@@ -158,8 +175,12 @@ func (s *Server) forgetNode(ctx context.Context, e *edit, name string) error {
 		return err
 	}
 	var obstacles []string
+	var left []store.Entry
 	for _, entry := range held {
-		if k, err := keys.Parse(entry.Key); err == nil {
+		switch k, err := keys.Parse(entry.Key); {
+		case err != nil, refused(k, entry):
+			left = append(left, entry)
+		default:
 			obstacles = append(obstacles, s.heldName(ctx, e, k))
 		}
 	}
@@ -171,7 +192,20 @@ func (s *Server) forgetNode(ctx context.Context, e *edit, name string) error {
 	e.txn.NoneUnder(keys.Host(name))
 	e.txn.Delete(agent.Key)
 	e.txn.Delete(keys.Node(name))
-	return s.sweep(ctx, e, keys.Statuses(name), keys.Plugs(name))
+	for _, prefix := range []string{keys.Statuses(name), keys.Plugs(name)} {
+		entries, err := e.Prefix(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		left = append(left, entries...)
+	}
+	return s.sweep(ctx, agent, keys.Live(name), left)
+}
+
+// refused reports whether an entry below host/ says that a port is not the node's.
+func refused(k keys.Key, entry store.Entry) bool {
+	binding := &storev1.PortBinding{}
+	return k.Kind() == keys.KindPort && proto.Unmarshal(entry.Value, binding) == nil && binding.GetRefused() != ""
 }
 
 func (s *Server) heldName(ctx context.Context, e *edit, k keys.Key) string {
@@ -185,21 +219,19 @@ func (s *Server) heldName(ctx context.Context, e *edit, k keys.Key) string {
 	}
 }
 
-// sweep deletes all keys below prefixes, many at a time.
-func (s *Server) sweep(ctx context.Context, e *edit, prefixes ...string) error {
-	for _, prefix := range prefixes {
-		entries, err := e.Prefix(ctx, prefix)
-		if err != nil {
-			return err
+// sweep deletes what a dead agent left behind, many keys at a time, as long as all of it is as it was and the agent is still
+// dead: one that comes back keeps what it says.
+func (s *Server) sweep(ctx context.Context, agent store.Entry, live string, left []store.Entry) error {
+	for chunk := range slices.Chunk(left, txn.MaxOps-2) {
+		t := &txn.Txn{}
+		t.Absent(live)
+		t.Unchanged(agent.Key, agent.Revision)
+		for _, entry := range chunk {
+			t.Unchanged(entry.Key, entry.Revision)
+			t.Delete(entry.Key)
 		}
-		for chunk := range slices.Chunk(entries, txn.MaxOps) {
-			t := &txn.Txn{}
-			for _, entry := range chunk {
-				t.Delete(entry.Key)
-			}
-			if _, err := s.opts.Store.Commit(ctx, t, 0); err != nil {
-				return err
-			}
+		if _, err := s.opts.Store.Commit(ctx, t, 0); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -265,12 +265,11 @@ func (s *Server) releasePort(ctx context.Context, e *edit, p record.Stored[*weft
 		return err
 	}
 	for _, f := range floating {
-		if err := s.disassociate(e, f); err != nil {
+		if err := s.disassociate(ctx, e, f); err != nil {
 			return err
 		}
 	}
-	e.place().DeletePort(p)
-	return nil
+	return e.place().DeletePort(ctx, p)
 }
 
 // floatingOf reads the floating IPs that lead to a port. The transaction guards that there will be no more.

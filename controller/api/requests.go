@@ -22,10 +22,12 @@ import (
 )
 
 // How long results are remembered: a lease lives for leaseTTL and takes new results for leaseUse, so each is kept for at
-// least the difference, an hour.
+// least the difference, an hour. A lease takes no more than leaseKeys results: etcd deletes all of a lease's keys in one
+// step, during which it does nothing else.
 const (
-	leaseTTL = 2 * time.Hour
-	leaseUse = time.Hour
+	leaseTTL  = 2 * time.Hour
+	leaseUse  = time.Hour
+	leaseKeys = 1000
 )
 
 // requests remembers the results of calls for their retries. It is safe for concurrent use.
@@ -35,20 +37,22 @@ type requests struct {
 	mu      sync.Mutex
 	lease   clientv3.LeaseID
 	granted time.Time
+	results int // taken by the lease, at most
 }
 
-// current is the lease for results of now.
-func (r *requests) current(ctx context.Context) (clientv3.LeaseID, error) {
+// current is the lease for n results of now.
+func (r *requests) current(ctx context.Context, n int) (clientv3.LeaseID, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lease != 0 && time.Since(r.granted) < leaseUse {
+	r.results += n
+	if r.lease != 0 && r.results <= leaseKeys && time.Since(r.granted) < leaseUse {
 		return r.lease, nil
 	}
 	granted, err := r.store.Client().Grant(ctx, int64(leaseTTL/time.Second))
 	if err != nil {
 		return 0, fmt.Errorf("%w: lease for request ids: %w", store.ErrUnavailable, err)
 	}
-	r.lease, r.granted = granted.ID, time.Now()
+	r.lease, r.granted, r.results = granted.ID, time.Now(), n
 	return r.lease, nil
 }
 

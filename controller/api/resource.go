@@ -47,7 +47,7 @@ func (r *resource[M]) shown(m M, revision int64) M {
 
 // get reads one object.
 func (r *resource[M]) get(ctx context.Context, id string) (M, error) {
-	s, err := r.Get(ctx, record.NewView(r.server.opts.Store), id)
+	s, err := record.Fresh(r.server.opts.Store, func(v *record.View) (record.Stored[M], error) { return r.Get(ctx, v, id) })
 	if err != nil {
 		var none M
 		return none, fault.Status(err)
@@ -92,7 +92,7 @@ func (r *resource[M]) mutate(ctx context.Context, c call, build func(context.Con
 func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build func(context.Context, *edit) (proto.Message, error), replayed func(proto.Message)) (revision int64, unplaced bool, err error) {
 	var lease clientv3.LeaseID
 	if c.id != "" {
-		if lease, err = s.requests.current(ctx); err != nil {
+		if lease, err = s.requests.current(ctx, 1); err != nil {
 			return 0, false, err
 		}
 	}
@@ -262,10 +262,16 @@ func (r *resource[M]) checked(ctx context.Context, e *edit, id, etag string) (re
 	return s, nil
 }
 
+// maxPaths is how many paths an update mask may have: more than any kind has fields.
+const maxPaths = 64
+
 // paths checks an update mask. No mask names every mutable field that is set; "*" names every mutable field.
 func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 	if slices.Equal(mask, []string{"*"}) {
 		return r.Mutable, nil
+	}
+	if len(mask) > maxPaths {
+		return nil, model.Invalid("update_mask", "has %d paths, the limit is %d", len(mask), maxPaths)
 	}
 	if len(mask) == 0 {
 		var out []string
@@ -290,13 +296,14 @@ func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 
 // apply copies the named fields from one message to another; one that is not set is cleared.
 func apply(to, from protoreflect.Message, paths []string) {
+	from = proto.Clone(from.Interface()).ProtoReflect()
 	for _, p := range paths {
 		fd := to.Descriptor().Fields().ByName(protoreflect.Name(p))
 		if !from.Has(fd) {
 			to.Clear(fd)
 			continue
 		}
-		to.Set(fd, proto.Clone(from.Interface()).ProtoReflect().Get(fd))
+		to.Set(fd, from.Get(fd))
 	}
 }
 
@@ -337,12 +344,4 @@ func (r *resource[M]) removeWith(ctx context.Context, req deleteRequest, release
 		r.server.opts.Unplaced()
 	}
 	return done, nil
-}
-
-// asOf is the view that a list call is answered from.
-func (r *resource[M]) asOf(revision int64) *record.View {
-	if revision == 0 {
-		return record.NewView(r.server.opts.Store)
-	}
-	return record.ViewAt(r.server.opts.Store, revision)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -155,8 +156,7 @@ func (s *Server) deleteGatewayPort(ctx context.Context, e *edit, r *weftv1.Route
 	if err != nil {
 		return err
 	}
-	e.place().DeletePort(port)
-	return nil
+	return e.place().DeletePort(ctx, port)
 }
 
 func (s *Server) setGateway(ctx context.Context, e *edit, r *weftv1.Router, want *weftv1.ExternalGateway) error {
@@ -193,7 +193,7 @@ func (s *Server) setGateway(ctx context.Context, e *edit, r *weftv1.Router, want
 	if err := s.checkRoutes(ctx, e, r); err != nil {
 		return err
 	}
-	return s.placeRouter(ctx, e, r)
+	return s.extendRouter(ctx, e, r)
 }
 
 // gatewayPort makes, changes or keeps the gateway's port.
@@ -371,6 +371,20 @@ func (s *Server) placeRouter(ctx context.Context, e *edit, r *weftv1.Router) err
 	return err
 }
 
+// extendRouter is placeRouter for a router that touches one more network. One that works is not taken down for it: if its
+// node can't carry the network another that is alive must.
+func (s *Server) extendRouter(ctx context.Context, e *edit, r *weftv1.Router) error {
+	had := r.GetPlacement().GetNodes()
+	if err := s.placeRouter(ctx, e, r); err != nil || len(had) == 0 || len(r.GetPlacement().GetNodes()) > 0 {
+		return err
+	}
+	var reasons []string
+	for _, n := range r.GetPlacement().GetRejected() {
+		reasons = append(reasons, n.GetNode()+": "+n.GetReason())
+	}
+	return fault.Precondition("%s would lose its place on %s, for no node can take it: %s", s.routers.Label(r), strings.Join(had, ", "), strings.Join(reasons, "; "))
+}
+
 func (s *Server) addRoute(ctx context.Context, e *edit, r *weftv1.Router, in *weftv1.Route) error {
 	route, err := model.RouteFrom("route", in)
 	if err != nil {
@@ -392,11 +406,10 @@ func (s *Server) addRoute(ctx context.Context, e *edit, r *weftv1.Router, in *we
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(legs, func(l leg) bool { return l.cidr.Contains(route.NextHop) })
 	switch {
-	case i < 0:
+	case !slices.ContainsFunc(legs, func(l leg) bool { return l.cidr.Contains(route.NextHop) }):
 		return fault.Precondition("next hop %s is in no subnet that %s is attached to", route.NextHop, s.routers.Label(r))
-	case slices.Contains(legs[i].own, route.NextHop):
+	case slices.ContainsFunc(legs, func(l leg) bool { return slices.Contains(l.own, route.NextHop) }):
 		return model.Invalid("route.nexthop", "%s is the router's own address", route.NextHop)
 	}
 	r.Routes = append(r.Routes, added)

@@ -72,7 +72,7 @@ func ofNetwork(id string) []store.Query {
 	return []store.Query{store.Key(keys.Network(id)), store.Prefix(keys.Subnets(id))}
 }
 
-// network reads the network that a new object names, with its subnets by their age.
+// network reads the network that a new object names, with its sound subnets by their age.
 func (s *Server) network(ctx context.Context, e *edit, id string) (record.Stored[*weftv1.Network], []record.Stored[*weftv1.Subnet], error) {
 	var none record.Stored[*weftv1.Network]
 	if !model.ValidUUID(id) {
@@ -85,7 +85,7 @@ func (s *Server) network(ctx context.Context, e *edit, id string) (record.Stored
 	if err != nil {
 		return none, nil, err
 	}
-	subnets, err := s.subnets.Under(ctx, e.View, keys.Subnets(id))
+	subnets, err := s.subnets.Sound(ctx, e.View, keys.Subnets(id), s.opts.Log)
 	if err != nil {
 		return none, nil, err
 	}

@@ -24,23 +24,21 @@ type watchService struct {
 }
 
 func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchService_WatchServer) error {
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	w := &watcher{Server: s.Server, req: req, send: stream.Send}
-	var err error
-	ended := make(chan struct{})
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
 	go func() {
-		defer close(ended)
-		err = w.run(ctx)
+		select {
+		case <-s.opts.Ending:
+			cancel(fault.Unavailable("this controller stops; watch again, from the last bookmark, at another"))
+		case <-ctx.Done():
+		}
 	}()
-	select {
-	case <-ended:
-		return fault.Status(err)
-	case <-s.opts.Ending:
-		cancel()
-		<-ended
-		return fault.Status(fault.Unavailable("this controller stops; watch again, from the last bookmark, at another"))
+	w := &watcher{Server: s.Server, req: req, send: stream.Send}
+	err := w.run(ctx, cancel)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
+	return fault.Status(err)
 }
 
 // watcher is one Watch call. It belongs to one goroutine: its run.
@@ -50,14 +48,15 @@ type watcher struct {
 	send func(*weftv1.WatchEvent) error
 }
 
-func (w *watcher) run(ctx context.Context) error {
+// run forwards changes until ctx ends; cancel ends it with a cause.
+func (w *watcher) run(ctx context.Context, cancel context.CancelCauseFunc) error {
 	from, err := w.begin(ctx)
 	if err != nil {
 		return err
 	}
 	changes := w.opts.Store.Client().Watch(clientv3.WithRequireLeader(ctx), keys.Root,
 		clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithFragment())
-	for resp := range changes {
+	for resp := range backlog(ctx, cancel, changes) {
 		if err := resp.Err(); err != nil {
 			return watchError(err)
 		}
@@ -69,6 +68,56 @@ func (w *watcher) run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return store.ErrUnavailable
+}
+
+// maxBacklog is how many bytes of keys and values may wait for a caller of Watch that reads slowly.
+const maxBacklog = 16 << 20
+
+// backlog passes answers on and keeps those that the caller is not ready for, which etcd's client would do without end;
+// when they grow too many it ends ctx with a cause. The channel is closed when from is, or ctx ends.
+func backlog(ctx context.Context, cancel context.CancelCauseFunc, from clientv3.WatchChan) <-chan clientv3.WatchResponse {
+	out := make(chan clientv3.WatchResponse)
+	go func() {
+		defer close(out)
+		var waiting []clientv3.WatchResponse
+		bytes := 0
+		for from != nil || len(waiting) > 0 {
+			var to chan<- clientv3.WatchResponse
+			var next clientv3.WatchResponse
+			if len(waiting) > 0 {
+				to, next = out, waiting[0]
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case resp, ok := <-from:
+				if !ok {
+					from = nil
+					continue
+				}
+				waiting, bytes = append(waiting, resp), bytes+weight(resp)
+			case to <- next:
+				waiting, bytes = waiting[1:], bytes-weight(next)
+			}
+			if bytes > maxBacklog && len(waiting) > 1 {
+				cancel(fault.Unavailable("the watch's caller reads too slowly: %d bytes wait for it; watch again from the last bookmark", bytes))
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// weight is the size in bytes of an answer's keys and values.
+func weight(resp clientv3.WatchResponse) int {
+	n := 0
+	for _, ev := range resp.Events {
+		n += len(ev.Kv.Key) + len(ev.Kv.Value)
+		if ev.PrevKv != nil {
+			n += len(ev.PrevKv.Key) + len(ev.PrevKv.Value)
+		}
+	}
+	return n
 }
 
 // begin finds the first revision to watch, and tells the caller of a watch from now on where it begins.
@@ -96,7 +145,9 @@ func watchError(err error) error {
 	return errors.Join(store.ErrUnavailable, err)
 }
 
-// forward sends the events of one answer, then a bookmark.
+// forward sends the events of one answer, then a bookmark. While a watch catches up its answers carry the store's latest
+// revision although they hold no more than a part of what led to it (etcd's syncWatchers): the bookmark is that of the
+// last event, whose revision an answer never splits. An answer without events is etcd's own promise.
 func (w *watcher) forward(ctx context.Context, resp clientv3.WatchResponse) error {
 	for _, ev := range resp.Events {
 		out, err := w.event(ctx, ev)
@@ -110,10 +161,14 @@ func (w *watcher) forward(ctx context.Context, resp clientv3.WatchResponse) erro
 			return err
 		}
 	}
-	if resp.Header.Revision == 0 {
+	revision := resp.Header.Revision
+	if n := len(resp.Events); n > 0 {
+		revision = resp.Events[n-1].Kv.ModRevision
+	}
+	if revision == 0 {
 		return nil
 	}
-	return w.send(&weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_BOOKMARK, Revision: resp.Header.Revision})
+	return w.send(&weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_BOOKMARK, Revision: revision})
 }
 
 // event translates one event; nil when it is of no interest.
@@ -258,7 +313,7 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 	if !w.wants(r.Enum, nil) {
 		return nil, nil //nolint:nilnil // no event
 	}
-	stored, err := r.Get(ctx, record.NewView(w.opts.Store), id)
+	stored, err := record.Fresh(w.opts.Store, func(v *record.View) (record.Stored[M], error) { return r.Get(ctx, v, id) })
 	switch {
 	case fault.IsNotFound(err):
 		return nil, nil //nolint:nilnil // a report on what is gone

@@ -33,7 +33,7 @@ func Check(entries []store.Entry) []string {
 	a := &auditor{
 		networks: map[string]*weftv1.Network{}, subnets: map[string]*weftv1.Subnet{}, ports: map[string]*weftv1.Port{},
 		routers: map[string]*weftv1.Router{}, floating: map[string]*weftv1.FloatingIp{},
-		derived: map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{},
+		derived: map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{}, agents: map[string]bool{},
 		subnetsOf: map[string][]*weftv1.Subnet{}, serversOf: map[string][]*weftv1.Port{},
 	}
 	for _, e := range entries {
@@ -45,6 +45,7 @@ func Check(entries []store.Entry) []string {
 	a.port()
 	a.router()
 	a.floatingIP()
+	a.rules()
 	a.compare()
 	slices.Sort(a.findings)
 	return a.findings
@@ -59,6 +60,7 @@ type auditor struct {
 	floating map[string]*weftv1.FloatingIp
 	ranges   []*weftv1.SegmentRange
 	plugs    map[string]bool // keys
+	agents   map[string]bool // names of nodes
 	refused  []keys.Key
 
 	// By network: the subnets and the ports of DHCP servers.
@@ -139,7 +141,9 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 		return put(a.derived, key, binding(k.Kind()))
 	case keys.FamilyPlug:
 		a.plugs[key] = true
-	case keys.FamilyNode, keys.FamilyAgent, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest:
+	case keys.FamilyAgent:
+		a.agents[k.Scope()] = true
+	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest:
 	}
 	return nil
 }

@@ -128,6 +128,7 @@ func (b *Binder) changePort(k keys.Key, c mirror.Change) error {
 		known.port = portState{}
 		return nil
 	}
+	known.port = portState{system: true} // what is no port is left alone
 	p := &weftv1.Port{}
 	if err := proto.Unmarshal(c.Value, p); err != nil {
 		return err
@@ -211,6 +212,9 @@ func (b *Binder) apply(ctx context.Context, todo map[string]decision) error {
 	}
 	for id, d := range todo {
 		t, err := b.build(ctx, v, id, d)
+		if err == nil {
+			err = t.Err()
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -39,6 +39,8 @@ func message(err error) string {
 		return fmt.Sprintf("the store (etcd) can't be reached, so the outcome is unknown; try again later with the same request id: %v", err)
 	case errors.Is(err, store.ErrConflict):
 		return fmt.Sprintf("too many others are changing the same objects; try again: %v", err)
+	case errors.Is(err, store.ErrFull):
+		return fmt.Sprintf("etcd takes no more, nothing was changed; if its space quota is reached compact and defragment it, then disarm the alarm: %v", err)
 	case errors.Is(err, store.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
 		return fmt.Sprintf("the revision is not there, or no longer; list again: %v", err)
 	default:
@@ -73,6 +75,8 @@ func storeCode(err error) codes.Code {
 		return codes.Aborted
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return codes.Unavailable
+	case errors.Is(err, store.ErrFull):
+		return codes.ResourceExhausted
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled
 	default:

@@ -151,7 +151,7 @@ func (p *Placer) placeDHCP(ctx context.Context, id string) (*txn.Txn, error) {
 	if net.Msg.GetDhcpPlacement() == nil || len(net.Msg.GetDhcpPlacement().GetNodes()) > 0 {
 		return nil, nil //nolint:nilnil // nothing to do
 	}
-	subnets, err := record.Subnets().Under(ctx, v, keys.Subnets(id))
+	subnets, err := record.Subnets().Sound(ctx, v, keys.Subnets(id), p.log)
 	if err != nil {
 		return nil, err
 	}
@@ -159,8 +159,7 @@ func (p *Placer) placeDHCP(ctx context.Context, id string) (*txn.Txn, error) {
 	c.Txn.NoneChangedUnder(keys.Subnets(id), v.Revision())
 	all := make([]*weftv1.Subnet, len(subnets))
 	for i, s := range subnets {
-		all[i] = s.Msg
-		c.Txn.Unchanged(s.Key, s.Revision)
+		all[i] = s.Msg // one with DHCP that is deleted changes the network, which is guarded
 	}
 	placed, err := c.ServeDHCP(ctx, net, all)
 	if err != nil || !placed {

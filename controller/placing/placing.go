@@ -20,6 +20,7 @@ import (
 	"github.com/weft-sdn/weft/ipam"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -86,7 +87,7 @@ func (c *Change) ServeDHCP(ctx context.Context, before record.Stored[*weftv1.Net
 	}
 	switch {
 	case len(served) == 0:
-		c.endDHCP(net, port)
+		err = c.endDHCP(ctx, net, port)
 	case port == nil:
 		err = c.beginDHCP(ctx, net, served)
 	default:
@@ -134,13 +135,13 @@ func (c *Change) DHCPPort(ctx context.Context, net *weftv1.Network) (string, err
 	return port.Msg.GetId(), nil
 }
 
-func (c *Change) endDHCP(net *weftv1.Network, port *record.Stored[*weftv1.Port]) {
+func (c *Change) endDHCP(ctx context.Context, net *weftv1.Network, port *record.Stored[*weftv1.Port]) error {
 	net.DhcpPlacement = nil
 	if port == nil {
-		return
+		return nil
 	}
 	c.Txn.Delete(keys.HostObject(port.Msg.GetBoundHost(), keys.KindDHCP, net.GetId()))
-	c.DeletePort(*port)
+	return c.DeletePort(ctx, *port)
 }
 
 func (c *Change) beginDHCP(ctx context.Context, net *weftv1.Network, served []*weftv1.Subnet) error {
@@ -183,7 +184,8 @@ func (c *Change) changeDHCP(ctx context.Context, net *weftv1.Network, before *re
 	return c.PutPort(before, after)
 }
 
-// addressDHCP gives the port one address in each served subnet, keeping those it has.
+// addressDHCP gives the port one address in each served subnet, keeping those it has. A subnet that was written into the
+// store by hand and makes no sense gets none: it stops no other.
 func (c *Change) addressDHCP(ctx context.Context, port *weftv1.Port, served []*weftv1.Subnet) error {
 	var fixed []*weftv1.FixedIp
 	for _, s := range served {
@@ -194,7 +196,7 @@ func (c *Change) addressDHCP(ctx context.Context, port *weftv1.Port, served []*w
 		}
 		sub, err := model.SubnetFrom(s)
 		if err != nil {
-			return fault.Damaged("subnet "+s.GetId(), err)
+			continue
 		}
 		ip, err := c.Alloc.LowAddress(ctx, sub)
 		if err != nil {
@@ -260,8 +262,9 @@ func (c *Change) bind(was, now model.Port) {
 	}
 }
 
-// DeletePort deletes a port with everything it holds but floating IPs; the transaction guards it.
-func (c *Change) DeletePort(port record.Stored[*weftv1.Port]) {
+// DeletePort deletes a port with everything it holds but floating IPs; the transaction guards it. What the port says it
+// holds but another does, as can be with one written into the store by hand, stays the other's.
+func (c *Change) DeletePort(ctx context.Context, port record.Stored[*weftv1.Port]) error {
 	p := port.Msg
 	c.Txn.Unchanged(port.Key, port.Revision)
 	c.Txn.Delete(port.Key)
@@ -269,13 +272,35 @@ func (c *Change) DeletePort(port record.Stored[*weftv1.Port]) {
 	if p.GetBoundHost() != "" {
 		c.Txn.Delete(keys.HostObject(p.GetBoundHost(), keys.KindPort, p.GetId()))
 	}
-	held := model.Port{ID: p.GetId(), Network: p.GetNetworkId(), MAC: p.GetMacAddress()}
+	claims := []string{keys.MACClaim(p.GetNetworkId(), p.GetMacAddress())}
 	for _, f := range p.GetFixedIps() {
 		if ip, err := netip.ParseAddr(f.GetIpAddress()); err == nil {
-			held.FixedIPs = append(held.FixedIPs, model.FixedIP{Subnet: f.GetSubnetId(), IP: ip})
+			claims = append(claims, keys.AddressClaim(f.GetSubnetId(), ip))
 		}
 	}
-	ipam.ReleasePort(c.Txn, held)
+	return c.release(ctx, p.GetId(), claims)
+}
+
+// release gives back those of the claims that an object, which the transaction guards, does hold.
+func (c *Change) release(ctx context.Context, id string, claims []string) error {
+	queries := make([]store.Query, len(claims))
+	for i, key := range claims {
+		queries[i] = store.Key(key)
+	}
+	if _, err := c.View.Read(ctx, queries...); err != nil {
+		return err
+	}
+	slices.Sort(claims)
+	for _, key := range slices.Compact(claims) {
+		owner, err := c.View.Claimant(ctx, key)
+		switch {
+		case err != nil:
+			return err
+		case owner.GetId() == id:
+			c.Txn.Delete(key)
+		}
+	}
+	return nil
 }
 
 // Touched reads the networks that a router touches, each once.

@@ -2,6 +2,7 @@ package record
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,19 @@ func NewView(s *store.Store) *View { return &View{store: s, memo: map[store.Quer
 // ViewAt makes a view of an earlier revision.
 func ViewAt(s *store.Store, revision int64) *View {
 	return &View{store: s, revision: revision, memo: map[store.Query]store.Result{}}
+}
+
+// freshAttempts bounds how often Fresh begins anew: once is already rare.
+const freshAttempts = 10
+
+// Fresh reads through a new view, and through another if that one has grown old in between.
+func Fresh[T any](s *store.Store, read func(*View) (T, error)) (T, error) {
+	for attempt := 1; ; attempt++ {
+		out, err := read(NewView(s))
+		if !errors.Is(err, store.ErrCompacted) || attempt == freshAttempts {
+			return out, err
+		}
+	}
 }
 
 // Revision is the view's revision; 0 before the first read.
@@ -167,7 +181,12 @@ func (k *Kind[M]) Under(ctx context.Context, v *View, prefix string) ([]Stored[M
 // All reads all objects of the kind. One that can't be decoded is left out, with a line in the log: it stops nothing that
 // is about the others.
 func (k *Kind[M]) All(ctx context.Context, v *View, log *slog.Logger) ([]Stored[M], error) {
-	entries, err := v.Prefix(ctx, keys.All(k.Family))
+	return k.Sound(ctx, v, keys.All(k.Family), log)
+}
+
+// Sound is Under without what can't be decoded, as All is.
+func (k *Kind[M]) Sound(ctx context.Context, v *View, prefix string, log *slog.Logger) ([]Stored[M], error) {
+	entries, err := v.Prefix(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}

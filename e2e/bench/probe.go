@@ -93,7 +93,7 @@ func sweep(ctx context.Context, from lab.Space, to []netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("open a raw socket in %s: %w", from, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // only read from
 	missing := map[netip.Addr]bool{}
 	for _, a := range to {
 		missing[a] = true

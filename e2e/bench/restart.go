@@ -27,9 +27,9 @@ func restarts() []measurement {
 		},
 		{
 			ID: "agent-rss", Name: "memory: agent with 100 ports, resident", Unit: "MB", Reach: 50,
-			Between: "VmRSS of weft-agent on the network node, with 100 ports plugged and 20 routers, before the first restart and after each",
+			Between: "Rss of /proc/<pid>/smaps_rollup of weft-agent on the network node, with 100 ports plugged and 20 routers, before the first restart and after each",
 		},
-		{ID: "agent-pss", Name: "same, proportional share (PSS)", Unit: "MB", Reach: 50, Between: "Pss of /proc/<pid>/smaps_rollup at the same moments"},
+		{ID: "agent-pss", Name: "same, proportional share (PSS)", Unit: "MB", Reach: 50, Between: "Pss at the same moments"},
 	}}}
 }
 
@@ -149,8 +149,12 @@ func (b *bench) restart(ctx context.Context, n *loaded, got samples) error {
 		return err
 	}
 	lost := 0
-	for _, run := range runs {
-		lost += run.Stop().Lost()
+	for i, run := range runs {
+		stats := run.Stop()
+		lost += stats.Lost()
+		if stats.Lost() > 0 {
+			fmt.Fprintf(b.out, "   lost on path %d of 3: %s\n", i+1, stats)
+		}
 	}
 	got.add("restart-lost", float64(lost))
 	return nil

@@ -19,7 +19,7 @@ type figure struct {
 	// Reach is what the median should be: at most, or with AtLeast at least. 0: the figure is for orientation.
 	Reach   float64 `json:"reach,omitempty"`
 	AtLeast bool    `json:"at_least,omitempty"`
-	// Zero: the reach is 0.
+	// Zero: the reach is 0, in every sample.
 	Zero bool `json:"zero,omitempty"`
 	// Between says what lies between the two clock reads, or what is counted.
 	Between string `json:"between"`
@@ -58,6 +58,8 @@ func (r result) met() string {
 	switch {
 	case len(r.samples) == 0:
 		return "not measured"
+	case r.Zero && slices.Max(r.samples) > 0:
+		return "no"
 	case r.Reach == 0 && !r.Zero:
 		return ""
 	case r.AtLeast && m >= r.Reach, !r.AtLeast && m <= r.Reach:

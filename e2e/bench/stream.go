@@ -121,7 +121,7 @@ func stream(ctx context.Context, from, to lab.Space, address netip.Addr) (float6
 	if err != nil {
 		return 0, fmt.Errorf("listen in %s: %w", to, err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // all that was to arrive has
 	rates := make(chan float64, 1)
 	go func() { rates <- receive(listener) }()
 	if err := send(ctx, from, listener.Addr().String()); err != nil {

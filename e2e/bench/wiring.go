@@ -72,10 +72,21 @@ func (b *bench) plugOnce(ctx context.Context, g, asker guest, got samples, id st
 		return err
 	}
 	got.took(id, took)
-	if err := b.reach(ctx, weftv1.State_STATE_DOWN, []guest{g}, func() error { return b.lab.Unplug(ctx, g.VM) }); err != nil {
+	if err := b.unplug(ctx, g); err != nil {
 		return err
 	}
 	return silent(ctx, asker.Space, g.address)
+}
+
+// unplug unplugs once all is said and done of the plugging, and waits until that is known too.
+func (b *bench) unplug(ctx context.Context, g guest) error {
+	if err := until(ctx, "the port is ACTIVE", func() (bool, error) {
+		p, err := b.GetPort(ctx, &weftv1.GetPortRequest{Id: g.port.GetId()})
+		return p.GetStatus().GetState() == weftv1.State_STATE_ACTIVE, err
+	}); err != nil {
+		return err
+	}
+	return b.reach(ctx, weftv1.State_STATE_DOWN, []guest{g}, func() error { return b.lab.Unplug(ctx, g.VM) })
 }
 
 func measurePlug(ctx context.Context, b *bench, got samples) error {
@@ -157,8 +168,7 @@ func (b *bench) createAndPlug(ctx context.Context, s segment, asker guest, count
 }
 
 func (b *bench) unplugAndDelete(ctx context.Context, g guest) error {
-	err := b.reach(ctx, weftv1.State_STATE_DOWN, []guest{g}, func() error { return b.lab.Unplug(ctx, g.VM) })
-	if err != nil {
+	if err := b.unplug(ctx, g); err != nil {
 		return err
 	}
 	if _, err := b.DeletePort(ctx, &weftv1.DeletePortRequest{Id: g.port.GetId()}); err != nil {

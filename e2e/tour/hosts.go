@@ -55,7 +55,7 @@ func (t *Tour) agentRestart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.noneLost(runs); err != nil {
+	if err := t.lostNoMore(nothing, runs); err != nil {
 		return err
 	}
 	for _, node := range nodes() {

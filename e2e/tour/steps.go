@@ -301,7 +301,7 @@ func (t *Tour) deletions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return t.noneLost(runs)
+	return t.lostNoMore(portChanges, runs)
 }
 
 // run is a ping under way.
@@ -340,7 +340,20 @@ func (t *Tour) pings(ctx context.Context) ([]run, error) {
 	return out, start(ext1.Space, netip.MustParseAddr("203.0.113.200"))
 }
 
-func (t *Tour) noneLost(runs []run) error {
+// allowance is how much a run may lose.
+type allowance struct {
+	packets, inARow int
+}
+
+// Weft itself loses nothing. But when a port joins or leaves a bridge, the userspace datapath of Open vSwitch drops single
+// packets of other ports, without weft too: docs/failure.md has the measurement. portChanges allows for that.
+var (
+	nothing     = allowance{}
+	portChanges = allowance{packets: 10, inARow: 10}
+)
+
+// lostNoMore ends runs and wants none to have lost more than is allowed.
+func (t *Tour) lostNoMore(than allowance, runs []run) error {
 	stats := make([]echo.Stats, len(runs))
 	var stopping sync.WaitGroup
 	for i, r := range runs {
@@ -349,7 +362,7 @@ func (t *Tour) noneLost(runs []run) error {
 	stopping.Wait()
 	var failed []string
 	for i, r := range runs {
-		if stats[i].Lost() > 0 {
+		if stats[i].Lost() > than.packets || stats[i].LongestLoss > than.inARow {
 			failed = append(failed, fmt.Sprintf("%s: %s", r.what, stats[i]))
 			continue
 		}

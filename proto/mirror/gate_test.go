@@ -10,10 +10,10 @@ import (
 // gate is a TCP relay that a test can close: its connections break, and new ones are dropped until it is opened again.
 type gate struct {
 	listener net.Listener
-	target   string
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
+	target string
 	closed bool
 	conns  map[net.Conn]bool
 }
@@ -60,7 +60,10 @@ func (g *gate) keep(c net.Conn) bool {
 
 func (g *gate) relay(c net.Conn) {
 	defer g.drop(c)
-	out, err := net.Dial("tcp", g.target)
+	g.mu.Lock()
+	target := g.target
+	g.mu.Unlock()
+	out, err := net.Dial("tcp", target)
 	if err != nil || !g.keep(out) {
 		return
 	}
@@ -90,4 +93,11 @@ func (g *gate) set(closed bool) {
 			c.Close()
 		}
 	}
+}
+
+// lead has later connections go to another server.
+func (g *gate) lead(target string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.target = target
 }

@@ -46,7 +46,8 @@ type Change struct {
 	Key   string
 	// Value is nil when the key is gone.
 	Value []byte
-	// Revision is the key's mod revision, or for a key that is gone a revision at which it was.
+	// Revision is the key's mod revision, or for a key that is gone a revision at which it was. It only goes back when the
+	// store has been restored from a backup.
 	Revision int64
 }
 
@@ -63,6 +64,9 @@ type Batch struct {
 type Options struct {
 	// Relist is how often each scope is listed although nothing seems wrong. Default 5 minutes.
 	Relist time.Duration
+	// Probe is how often the store is asked for its revision, while anything is followed: one that is earlier than what
+	// has been seen means that the store has been restored from a backup, and everything is listed again. Default 10 s.
+	Probe time.Duration
 	// Log gets one line per broken watch. Required.
 	Log *slog.Logger
 }
@@ -76,6 +80,7 @@ type Mirror struct {
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex
+	seen    int64 // the latest revision of the store
 	scopes  map[string]*scope
 	pending map[string]Change
 	listed  []string
@@ -87,10 +92,62 @@ func New(s *store.Store, opts Options) *Mirror {
 	if opts.Relist == 0 {
 		opts.Relist = 5 * time.Minute
 	}
+	if opts.Probe == 0 {
+		opts.Probe = 10 * time.Second
+	}
 	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(context.Background()))
-	return &Mirror{
+	m := &Mirror{
 		store: s, opts: opts, ctx: ctx, stop: stop,
 		scopes: map[string]*scope{}, pending: map[string]Change{}, wake: make(chan struct{}, 1),
+	}
+	m.wg.Go(m.probe)
+	return m
+}
+
+// probe looks from time to time whether the store has been rewound.
+func (m *Mirror) probe() {
+	tick := time.NewTicker(m.opts.Probe)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		seen := m.latest() // before the store is asked: a linearizable read is never behind it
+		ctx, cancel := context.WithTimeout(m.ctx, listTimeout)
+		snap, err := m.store.Read(ctx, store.Key(keys.Schema))
+		cancel()
+		if err == nil && snap.Revision < seen { // an error shows in the scopes' own reads
+			m.opts.Log.Warn("the store has been rewound, listing everything again", "seen", seen, "revision", snap.Revision)
+			m.rewind(snap.Revision)
+		}
+	}
+}
+
+func (m *Mirror) latest() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen
+}
+
+// see notes a revision of the store.
+func (m *Mirror) see(revision int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = max(m.seen, revision)
+}
+
+// rewind has every scope listed again, and nothing taken for known.
+func (m *Mirror) rewind(to int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = to
+	for _, s := range m.scopes {
+		select {
+		case s.rewound <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -109,7 +166,7 @@ func (m *Mirror) Follow(name string, ranges ...Range) {
 		return
 	}
 	ctx, stop := context.WithCancel(m.ctx)
-	s := &scope{mirror: m, name: name, ranges: ranges, stop: stop, known: map[string]int64{}}
+	s := &scope{mirror: m, name: name, ranges: ranges, stop: stop, known: map[string]int64{}, rewound: make(chan struct{}, 1)}
 	m.scopes[name] = s
 	m.wg.Go(func() { s.run(ctx) })
 }

@@ -19,6 +19,8 @@ type scope struct {
 	stop   context.CancelFunc
 	known  map[string]int64 // key -> mod revision of what was last offered
 	listed bool
+	// rewound has a token when the store is known to have gone back.
+	rewound chan struct{}
 }
 
 // listTimeout bounds one listing, so that a server that died without a word is noticed.
@@ -61,6 +63,7 @@ func (s *scope) list(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.mirror.see(snap.Revision)
 	s.mirror.offer(s, s.difference(snap), !s.listed)
 	s.listed = true
 	return snap.Revision, nil
@@ -88,7 +91,7 @@ func (s *scope) difference(snap store.Snapshot) []Change {
 	return changes
 }
 
-// watch offers events until a watch breaks (an error) or the time for the next listing has come (nil).
+// watch offers events until a watch breaks (an error) or another listing is due (nil).
 func (s *scope) watch(ctx context.Context, from int64) error {
 	life := s.mirror.opts.Relist
 	var forwarders sync.WaitGroup
@@ -103,10 +106,16 @@ func (s *scope) watch(ctx context.Context, from int64) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.rewound:
+			for key := range s.known {
+				s.known[key] = 0 // there may be another value at that very revision
+			}
+			return nil
 		case resp := <-responses:
 			if err := resp.Err(); err != nil {
 				return err
 			}
+			s.mirror.see(resp.Header.Revision)
 			s.mirror.offer(s, s.changes(resp), false)
 		}
 	}

@@ -24,6 +24,8 @@ var (
 	ErrConflict = errors.New("the store has changed meanwhile")
 	// ErrUnavailable: etcd did not answer, or has no leader. A commit that failed so may or may not have happened.
 	ErrUnavailable = errors.New("the store can't be reached")
+	// ErrFull: etcd takes no writes, for its database has reached its quota, or no more at this rate. Nothing is written.
+	ErrFull = errors.New("the store takes no more")
 	// ErrCompacted: the revision asked for has been compacted away.
 	ErrCompacted = errors.New("the revision has been compacted away")
 )
@@ -221,6 +223,8 @@ func classify(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	case errors.Is(err, context.DeadlineExceeded), unavailable(err):
 		return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+	case errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrTooManyRequests):
+		return fmt.Errorf("%s: %w: %w", what, ErrFull, err)
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -244,16 +248,12 @@ func unavailable(err error) bool {
 const maxAttempts = 40
 
 // Update builds and commits a transaction; on a conflict it builds anew from a fresh read, a bounded number of times with
-// growing jitter. build must read everything that it relies on, and guard it. Errors of build are returned as they are.
+// growing jitter. That what build was reading has been compacted away meanwhile is a conflict too. build must read everything that it relies on, and guard it. Errors of build are returned as they are.
 // A build that returns nil has nothing to change: the revision is then 0.
 func (s *Store) Update(ctx context.Context, lease clientv3.LeaseID, build func(context.Context) (*txn.Txn, error)) (int64, error) {
 	for attempt := 0; ; attempt++ {
-		t, err := build(ctx)
-		if err != nil || t == nil {
-			return 0, err
-		}
-		rev, err := s.Commit(ctx, t, lease)
-		if !errors.Is(err, ErrConflict) {
+		rev, err := s.attempt(ctx, lease, build)
+		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrCompacted) {
 			return rev, err
 		}
 		if attempt == maxAttempts {
@@ -263,6 +263,14 @@ func (s *Store) Update(ctx context.Context, lease clientv3.LeaseID, build func(c
 			return 0, err
 		}
 	}
+}
+
+func (s *Store) attempt(ctx context.Context, lease clientv3.LeaseID, build func(context.Context) (*txn.Txn, error)) (int64, error) {
+	t, err := build(ctx)
+	if err != nil || t == nil {
+		return 0, err
+	}
+	return s.Commit(ctx, t, lease)
 }
 
 // pause waits a random time of up to 2^attempt milliseconds, at most 50.

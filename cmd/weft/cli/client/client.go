@@ -204,6 +204,8 @@ func (c *Client) watchOnce(ctx context.Context, req *weftv1.WatchRequest, do fun
 		if err := do(e); err != nil {
 			return err
 		}
-		req.Revision = max(req.Revision, e.GetRevision())
+		if e.GetType() == weftv1.WatchEvent_TYPE_BOOKMARK { // an event's revision may have more events to come
+			req.Revision = max(req.Revision, e.GetRevision())
+		}
 	}
 }
