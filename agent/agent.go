@@ -64,7 +64,10 @@ type Agent struct {
 	prune <-chan time.Time
 	// alive is called once, when the agent has written what its node needs: from then on the fleet may count on the node.
 	alive func()
-	// found are the units that an earlier agent built, until the first plan says which of them stay.
+	// careful: something that the node needs could not be read when the agent started. What an earlier agent built and no
+	// plan has is kept until it can (promise I2).
+	careful bool
+	// found are the units that an earlier agent built, until it is known which of them stay.
 	found []unit
 
 	// retired are bridges that an earlier agent was told to use and this one is not: its flows are still to be taken off.
@@ -355,6 +358,7 @@ func (a *Agent) step(ctx context.Context) {
 			return
 		}
 	}
+	a.relax()
 	a.assignVLANs()
 	if !a.dirty.Empty() || a.fullOVS || a.suspected != nil {
 		dirty := a.dirty
@@ -387,39 +391,19 @@ func (a *Agent) start() bool {
 		return false
 	}
 	a.found, a.started, a.fullOVS = units, true, true
+	a.careful = a.view.Unread()
+	a.bridges.careful = a.careful
 	a.retire()
 	a.prune = time.After(pruneAfter)
 	a.view.Everything(a.dirty)
 	a.describe(a.ovs.Snapshot())
 	a.plugs()
+	if a.careful {
+		a.log.Warn("something of this node's can't be read: what is on the host is kept until it can", "keys", slices.Sorted(maps.Keys(a.view.Invalid)))
+	}
 	a.log.Info("first complete view", "networks", len(a.view.Networks), "ports", len(a.view.HostPorts),
 		"routers", len(a.view.HostRouters), "dhcp", len(a.view.HostDHCP))
 	return true
-}
-
-// removeLeftovers takes down what an earlier agent built and the plan does not have. What is bound to this node but can't
-// be read stays as it is.
-func (a *Agent) removeLeftovers() {
-	for _, u := range a.found {
-		var keep bool
-		if u.kind == keys.KindRouter {
-			keep = a.planner.Routers()[u.id] != nil ||
-				(a.view.HostRouters[u.id] && a.unreadable(keys.Router(u.id), keys.Active(u.id)))
-		} else {
-			port, here := a.view.HostDHCP[u.id]
-			keep = a.planner.DHCP()[u.id] != nil || a.unreadable(keys.HostObject(a.cfg.Node, keys.KindDHCP, u.id)) ||
-				(here && a.unreadable(keys.Network(u.id), keys.Port(u.id, port)))
-		}
-		if !keep {
-			a.workers.set(u, nil)
-		}
-	}
-	a.found = nil
-}
-
-// unreadable reports whether one of the objects is there and can't be used.
-func (a *Agent) unreadable(objects ...string) bool {
-	return slices.ContainsFunc(objects, func(key string) bool { _, bad := a.view.Invalid[key]; return bad })
 }
 
 // markReports notes whose reports may have to change after dirty has been planned.
@@ -440,14 +424,55 @@ func (a *Agent) markReports(dirty *view.Dirty) {
 	}
 }
 
-// serve hands the routers and DHCP servers that differ to their workers.
+// serve hands the routers and DHCP servers that differ to their workers. While the agent is careful, what it found on the
+// host is not rebuilt from a plan that lacks something.
 func (a *Agent) serve(delta plan.Delta) {
 	for id, want := range delta.Routers {
-		a.setUnit(unit{keys.KindRouter, id}, want, want == nil)
+		u := unit{keys.KindRouter, id}
+		if !a.keeps(u, want == nil || want.Problem != nil) {
+			a.setUnit(u, want, want == nil)
+		}
 	}
 	for id, want := range delta.DHCP {
-		a.setUnit(unit{keys.KindDHCP, id}, want, want == nil)
+		u := unit{keys.KindDHCP, id}
+		if !a.keeps(u, want == nil || want.Problem != nil || want.Incomplete) {
+			a.setUnit(u, want, want == nil)
+		}
 	}
+}
+
+func (a *Agent) keeps(u unit, lacking bool) bool {
+	return a.careful && lacking && slices.Contains(a.found, u)
+}
+
+// relax ends the care once everything can be read: the host is compared with the whole plan.
+func (a *Agent) relax() {
+	if !a.careful || a.view.Unread() {
+		return
+	}
+	a.careful, a.bridges.careful, a.fullOVS = false, false, true
+	a.view.Everything(a.dirty)
+	for _, br := range a.bridges.all {
+		br.close() // the next connection syncs the whole plan
+	}
+	a.log.Info("everything can be read again")
+}
+
+// removeLeftovers takes down what an earlier agent built and the plan does not have.
+func (a *Agent) removeLeftovers() {
+	if a.careful {
+		return
+	}
+	for _, u := range a.found {
+		planned := a.planner.Routers()[u.id] != nil
+		if u.kind == keys.KindDHCP {
+			planned = a.planner.DHCP()[u.id] != nil
+		}
+		if !planned {
+			a.workers.set(u, nil)
+		}
+	}
+	a.found = nil
 }
 
 func (a *Agent) setUnit(u unit, want any, remove bool) {
@@ -471,7 +496,9 @@ func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
 	if a.fullOVS {
 		change.Ports = a.planner.Ports()
 		clear(a.tags)
-		a.surplus(&change)
+		if !a.careful {
+			a.surplus(&change)
+		}
 	} else {
 		change.Ports = a.withSuspects(a.postponeTags(delta.Ports))
 	}
@@ -616,7 +643,7 @@ func (a *Agent) vlanNotes() map[string]string {
 // releaseVLANs takes local VLANs back that nothing on the host uses any more. It runs when all bridges have the plan, so
 // that no flow of the network is left when another gets its VLAN.
 func (a *Agent) releaseVLANs(ctx context.Context) {
-	if !a.dirty.Empty() || a.fullOVS {
+	if !a.dirty.Empty() || a.fullOVS || a.careful {
 		return
 	}
 	needed := map[string]bool{}

@@ -40,6 +40,8 @@ type bridges struct {
 	log    *slog.Logger
 	ctx    context.Context //nolint:containedctx // the agent's life
 	all    map[string]*bridge
+	// careful: the plan may lack what could not be read, so no flow is deleted that it does not have.
+	careful bool
 	// up delivers new connections, down the names of bridges whose connection was lost.
 	up   chan connected
 	down chan string
@@ -139,7 +141,11 @@ func (b *bridges) sync(br *bridge, flows []flow.Flow) {
 	ctx, cancel := context.WithTimeout(b.ctx, flowTimeout)
 	defer cancel()
 	for {
-		result, err := br.conn.Sync(ctx, br.allowed(flows))
+		write := br.conn.Sync
+		if b.careful {
+			write = br.conn.Fill
+		}
+		result, err := write(ctx, br.allowed(flows))
 		if b.refusedSome(br, err) {
 			continue
 		}

@@ -329,3 +329,33 @@ func TestNoLeaseHoldsTooManyResults(t *testing.T) {
 		t.Errorf("%d results are remembered, want 2500", remembered)
 	}
 }
+
+// TestAWatchOfAProjectShowsWhatItsListsDo shares another project's network and takes it back.
+func TestAWatchOfAProjectShowsWhatItsListsDo(t *testing.T) {
+	w := newWorld(t)
+	n := w.network(&weftv1.Network{Project: "theirs"})
+	stream, err := w.Watch(w.ctx, &weftv1.WatchRequest{Project: "ours", Kinds: []weftv1.Kind{weftv1.Kind_KIND_NETWORK}})
+	w.check(err)
+	_, err = stream.Recv()
+	w.check(err)
+	for _, shared := range []bool{true, false} {
+		_, err := w.UpdateNetwork(w.ctx, &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: n.GetId(), Shared: shared}, UpdateMask: mask("shared")})
+		w.check(err)
+	}
+	_, err = w.UpdateNetwork(w.ctx, &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: n.GetId(), Name: "private"}, UpdateMask: mask("name")})
+	w.check(err)
+	own := w.network(&weftv1.Network{Project: "ours", Name: "last"})
+	var got []string
+	for len(got) == 0 || got[len(got)-1] != own.GetName() {
+		ev, err := stream.Recv()
+		w.check(err)
+		if net := ev.GetNetwork(); net.GetId() == n.GetId() {
+			got = append(got, fmt.Sprint("shared ", net.GetShared(), net.GetName()))
+		} else if net != nil {
+			got = append(got, net.GetName())
+		}
+	}
+	if want := []string{"shared true", "shared false", "last"}; !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -320,4 +321,57 @@ func (f *fleet) agents() map[string]int {
 		}
 	}
 	return out
+}
+
+// TestWhatCannotBeReadIsNotTakenDown holds promise I2 for what has been built: an agent that starts and can't read a router, a
+// DHCP server's port or a subnet keeps what it finds of them on the host, and takes them up when they can be read again.
+func TestWhatCannotBeReadIsNotTakenDown(t *testing.T) {
+	f := newFleet(t, "e2e-unreadable", func(o *lab.Options) { o.NetworkNodes, o.Externals = 1, 1 })
+	ext1 := f.outside("ext1", "203.0.113.0/24")
+	n, s := f.vxlan("n", "10.10.0.0/24")
+	a := f.guest("a", "cmp1", n)
+	r := f.router("r", ext1, s)
+	_, floating := f.floatingIP(ext1, a)
+	ext := f.external("ext1")
+	f.reach(ext.Space, floating)
+	f.routerState(r, weftv1.State_STATE_ACTIVE, "")
+	pid, err := f.dnsmasq("net1")
+	f.must(err)
+	ports, err := f.ports.ListPorts(t.Context(), &weftv1.ListPortsRequest{Filter: `device_owner = "network:dhcp"`})
+	f.must(err)
+	if len(ports.GetPorts()) != 1 {
+		t.Fatalf("%d DHCP ports", len(ports.GetPorts()))
+	}
+
+	client := f.etcd()
+	stored := map[string]string{}
+	for _, key := range []string{keys.Router(r.GetId()), keys.Subnet(n.GetId(), s.GetId()), keys.Port(n.GetId(), ports.GetPorts()[0].GetId())} {
+		out, err := client.Get(t.Context(), key)
+		f.must(err)
+		stored[key] = string(out.Kvs[0].Value)
+	}
+	running := f.ping(ext.Space, floating)
+	for key := range stored {
+		f.put(client, key, garbage)
+	}
+	f.must(f.host("net1").Kill(t.Context(), lab.AgentDaemon))
+	f.must(f.host("net1").Start(t.Context(), lab.AgentDaemon))
+	f.eventually("the restarted agent says what is wrong", func(ctx context.Context) error {
+		now, err := report(ctx, client, keys.Status("net1", keys.KindRouter, r.GetId()))
+		if err == nil && (now.GetState() != weftv1.State_STATE_ERROR || !strings.Contains(now.GetMessage(), "quarantined")) {
+			err = fmt.Errorf("it says %s %q", now.GetState(), now.GetMessage())
+		}
+		return err
+	})
+	f.pause(time.Second) // whatever it wants to take down, it would have by now
+	f.sameServer("net1", pid, "while the DHCP server's port can't be read")
+	for key, value := range stored {
+		f.put(client, key, value)
+	}
+	f.routerState(r, weftv1.State_STATE_ACTIVE, "")
+	f.networkState(n, weftv1.State_STATE_ACTIVE, "")
+	f.sameServer("net1", pid, "after repair")
+	running.steady()
+	b := f.guest("b", "cmp2", n)
+	f.reach(b.Space, outside1)
 }

@@ -54,8 +54,25 @@ func newSegment(t *testing.T) *segment {
 	}
 	s.ip(t, "-n", s.speaker, "link", "add", "qg-a", "address", mac.String(), "up", "type", "veth", "peer", "name", "qg-b", "netns", s.hearer)
 	s.ip(t, "-n", s.hearer, "link", "set", "qg-b", "up")
+	s.awaitUp(t)
 	s.listen(t)
 	return s
+}
+
+// awaitUp waits until the speaker's link is operational: the kernel drops what is sent before (operstates.rst).
+func (s *segment) awaitUp(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		out, err := exec.Command("ip", "-n", s.speaker, "-o", "link", "show", "qg-a").CombinedOutput()
+		if err == nil && bytes.Contains(out, []byte("state UP")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("qg-a does not come up: %v: %s", err, out)
+		}
+		<-time.After(time.Millisecond)
+	}
 }
 
 func (s *segment) ip(t *testing.T, argv ...string) {

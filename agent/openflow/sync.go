@@ -46,6 +46,16 @@ type identity struct {
 // A refused bundle is a *BundleError that names the flows; the bridge is then unchanged. Leave out everything that belongs
 // to the same object and sync again.
 func (c *Conn) Sync(ctx context.Context, desired []flow.Flow) (Result, error) {
+	return c.sync(ctx, desired, deletions)
+}
+
+// Fill is Sync for a caller that does not know all that is desired: it deletes nothing. A flow in the place of a desired one
+// is replaced all the same.
+func (c *Conn) Fill(ctx context.Context, desired []flow.Flow) (Result, error) {
+	return c.sync(ctx, desired, func([]Entry, []flow.Flow) []change { return nil })
+}
+
+func (c *Conn) sync(ctx context.Context, desired []flow.Flow, surplus func([]Entry, []flow.Flow) []change) (Result, error) {
 	if err := checkCookies(desired); err != nil {
 		return Result{}, err
 	}
@@ -56,7 +66,7 @@ func (c *Conn) Sync(ctx context.Context, desired []flow.Flow) (Result, error) {
 			return fmt.Errorf("listing flows: %w", err)
 		}
 		c.remember(entries)
-		res, err = c.apply(ctx, additions(entries, desired), deletions(entries, desired))
+		res, err = c.apply(ctx, additions(entries, desired), surplus(entries, desired))
 		return err
 	})
 	return res, err

@@ -21,6 +21,8 @@ type DHCP struct {
 	Revision int64
 	// Problem says what can't be served; the rest is.
 	Problem error
+	// Incomplete: a subnet that the server's port has an address in is not known.
+	Incomplete bool
 	// Rejected are the ports that get no answer, and why.
 	Rejected map[string]error
 }
@@ -49,6 +51,7 @@ func dhcpPlan(v *view.View, network string) *DHCP {
 	}
 	for _, f := range p.Object.FixedIPs {
 		s, ok := n.Subnets[f.Subnet]
+		out.Incomplete = out.Incomplete || !ok
 		if !ok || !s.Object.DHCP {
 			continue
 		}

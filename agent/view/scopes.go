@@ -158,3 +158,57 @@ func (v *View) InvalidUnder(prefix string) map[string]Invalid {
 	}
 	return out
 }
+
+// Unread reports whether an object can't be used of which no usable version has been seen either: what the host may have of
+// it is then not in any plan.
+func (v *View) Unread() bool {
+	for key := range v.Invalid {
+		if k, err := keys.Parse(key); err == nil && !v.holds(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds reports whether the view has a usable version of the object under a key.
+func (v *View) holds(k keys.Key) bool {
+	var held bool
+	switch k.Family { //nolint:exhaustive // the families that an agent follows
+	case keys.FamilyNetwork:
+		held = v.Networks[k.ID()] != nil && v.Networks[k.ID()].Revision != 0
+	case keys.FamilySubnet:
+		if n := v.Networks[k.Scope()]; n != nil {
+			_, held = n.Subnets[k.ID()]
+		}
+	case keys.FamilyPort:
+		if n := v.Networks[k.Scope()]; n != nil {
+			_, held = n.Ports[k.ID()]
+		}
+	case keys.FamilyRouter:
+		held = v.Routers[k.ID()] != nil && v.Routers[k.ID()].Revision != 0
+	case keys.FamilyFloatingIP:
+		if r := v.Routers[k.Scope()]; r != nil {
+			_, held = r.FloatingIPs[k.ID()]
+		}
+	case keys.FamilyActive:
+		_, held = v.Active[k.ID()]
+	case keys.FamilyAgent:
+		_, held = v.Nodes[k.ID()]
+	case keys.FamilyHost:
+		held = v.bound(k)
+	}
+	return held
+}
+
+func (v *View) bound(k keys.Key) bool {
+	switch k.Kind() {
+	case keys.KindPort:
+		_, ok := v.HostPorts[k.ID()]
+		return ok
+	case keys.KindDHCP:
+		_, ok := v.HostDHCP[k.ID()]
+		return ok
+	default:
+		return v.HostRouters[k.ID()]
+	}
+}

@@ -199,18 +199,25 @@ func (w *watcher) event(ctx context.Context, ev *clientv3.Event) (*weftv1.WatchE
 	}
 }
 
-func (w *watcher) wants(kind weftv1.Kind, project *string) bool {
-	if len(w.req.GetKinds()) > 0 && !slices.Contains(w.req.GetKinds(), kind) {
+func (w *watcher) wants(kind weftv1.Kind) bool {
+	return len(w.req.GetKinds()) == 0 || slices.Contains(w.req.GetKinds(), kind)
+}
+
+// belonged reports whether an object belonged into the lists of the watch's project before an event: whoever has listed it
+// has to learn that it no longer does.
+func belonged[M messageOf](w *watcher, r *resource[M], ev *clientv3.Event) bool {
+	if ev.PrevKv == nil {
 		return false
 	}
-	return w.req.GetProject() == "" || project == nil || *project == w.req.GetProject()
+	before, err := r.Decode(store.Entry{Key: string(ev.PrevKv.Key), Value: ev.PrevKv.Value, Revision: ev.PrevKv.ModRevision})
+	return err == nil && r.ofProject(before.Msg, w.req.GetProject())
 }
 
 func isDelete(ev *clientv3.Event) bool { return ev.Type == mvccpb.DELETE }
 
 // changed is the event of an object that was written or deleted.
 func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *clientv3.Event) (*weftv1.WatchEvent, error) {
-	if !w.wants(r.Enum, nil) {
+	if !w.wants(r.Enum) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_PUT, Revision: ev.Kv.ModRevision}
@@ -229,7 +236,7 @@ func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *cli
 		w.opts.Log.Error("leaving an object out of a watch", "error", err)
 		return nil, nil //nolint:nilerr,nilnil // one bad object hides no other
 	}
-	if !w.wants(r.Enum, r.Header(stored.Msg).Project) {
+	if !r.ofProject(stored.Msg, w.req.GetProject()) && !belonged(w, r, ev) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	if isDelete(ev) {
@@ -310,7 +317,7 @@ func (w *watcher) await(ctx context.Context, family keys.Family, revision int64)
 }
 
 func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id string, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
-	if !w.wants(r.Enum, nil) {
+	if !w.wants(r.Enum) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	stored, err := record.Fresh(w.opts.Store, func(v *record.View) (record.Stored[M], error) { return r.Get(ctx, v, id) })
@@ -319,7 +326,7 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 		return nil, nil //nolint:nilnil // a report on what is gone
 	case err != nil:
 		return nil, err
-	case !w.wants(r.Enum, r.Header(stored.Msg).Project):
+	case !r.ofProject(stored.Msg, w.req.GetProject()):
 		return nil, nil //nolint:nilnil // no event
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_STATUS, Revision: ev.Kv.ModRevision}
@@ -328,7 +335,7 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 }
 
 func (w *watcher) nodeEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
-	if !w.wants(weftv1.Kind_KIND_NODE, nil) {
+	if !w.wants(weftv1.Kind_KIND_NODE) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	if err := w.await(ctx, k.Family, ev.Kv.ModRevision); err != nil {
