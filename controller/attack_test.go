@@ -359,3 +359,16 @@ func TestAWatchOfAProjectShowsWhatItsListsDo(t *testing.T) {
 		t.Errorf("events %q, want %q", got, want)
 	}
 }
+
+// TestARefusalDoesNotRepeatAllThatWasSent sends what would not fit into the headers that an error travels in.
+func TestARefusalDoesNotRepeatAllThatWasSent(t *testing.T) {
+	w := newWorld(t)
+	long := strings.Repeat("\x01", 7<<20)
+	_, err := w.CreatePort(w.ctx, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: long}})
+	wantCode(t, codes.InvalidArgument, err)
+	if n := len(err.Error()); n > 10_000 {
+		t.Errorf("the refusal is %d bytes long", n)
+	}
+	_, err = w.GetNetwork(w.ctx, &weftv1.GetNetworkRequest{Id: long})
+	wantCode(t, codes.NotFound, err)
+}

@@ -271,7 +271,7 @@ func portMoves() []move {
 		{"host update", func(s *stage, r *replica) error {
 			return s.updatePort(r, &weftv1.Port{Id: s.free.GetId(), Host: "n1"}, "host")
 		}},
-		{"plug", func(s *stage, r *replica) error {
+		{"plug", func(s *stage, _ *replica) error {
 			raw, err := proto.Marshal(&storev1.Plug{Interface: "tap"})
 			if err == nil {
 				_, err = s.etcd.Put(s.ctx, keys.Plug("n2", s.free.GetId()), string(raw))

@@ -37,8 +37,15 @@ func TestWhatSomebodyDeletesInTheSwitchIsMadeAgain(t *testing.T) {
 		at     lab.Space
 		prefix string
 	}{
-		{net1, "qr-"}, {net1, "qg-"}, {net1, "tap"}, {net1, "int-br-ext1"}, {net1, "phy-br-ext1"}, {net1, "patch-tun"},
-		{net1, "vxlan-"}, {cmp1, "vxlan-"}, {cmp1, "patch-int"},
+		{net1, "qr-"},
+		{net1, "qg-"},
+		{net1, "tap"},
+		{net1, "int-br-ext1"},
+		{net1, "phy-br-ext1"},
+		{net1, "patch-tun"},
+		{net1, "vxlan-"},
+		{cmp1, "vxlan-"},
+		{cmp1, "patch-int"},
 	} {
 		t.Run(part.prefix+" on "+part.at.String(), func(t *testing.T) {
 			f := f.in(t)

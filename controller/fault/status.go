@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -30,7 +31,22 @@ func Status(err error) error {
 	if fields := model.FieldErrors(err); len(fields) > 0 {
 		return badRequest(err, fields)
 	}
-	return status.Error(Code(err), message(err))
+	return status.Error(Code(err), shorten(message(err), maxMessage))
+}
+
+// Limits on what is told of an error, which travels in HTTP headers: a message repeats what the caller sent.
+const (
+	maxMessage = 4096
+	maxField   = 512
+	maxFields  = 16
+)
+
+// shorten cuts a text that is too long, between characters.
+func shorten(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:limit], ""), len(s))
 }
 
 func message(err error) string {
@@ -89,10 +105,12 @@ func storeCode(err error) codes.Code {
 
 func badRequest(err error, fields []*model.FieldError) error {
 	detail := &errdetails.BadRequest{}
-	for _, f := range fields {
-		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Field, Description: f.Problem})
+	for _, f := range fields[:min(len(fields), maxFields)] {
+		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{
+			Field: shorten(f.Field, maxField), Description: shorten(f.Problem, maxField),
+		})
 	}
-	s := status.New(codes.InvalidArgument, err.Error())
+	s := status.New(codes.InvalidArgument, shorten(err.Error(), maxMessage))
 	if detailed, err := s.WithDetails(detail); err == nil {
 		s = detailed
 	}
