@@ -559,11 +559,16 @@ func TestElementsOfABatchStandByThemselves(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("subnets (-want +got):\n%s", diff)
 	}
+	// An address outside the pools: no port that takes any address can be first.
+	_, err = w.CreateSubnet(w.ctx, &weftv1.CreateSubnetRequest{Subnet: &weftv1.Subnet{
+		NetworkId: n.GetId(), Cidr: "10.3.0.0/24", AllocationPools: []*weftv1.AllocationPool{{Start: "10.3.0.100", End: "10.3.0.200"}},
+	}})
+	w.check(err)
 	ports := &weftv1.BatchCreatePortsRequest{}
 	for i := range 300 {
 		p := &weftv1.Port{NetworkId: n.GetId(), Name: fmt.Sprint(i)}
 		if i%100 == 7 {
-			p.FixedIps = fixed("10.1.0.7")
+			p.FixedIps = fixed("10.3.0.7")
 		}
 		ports.Requests = append(ports.Requests, &weftv1.CreatePortRequest{Port: p})
 	}

@@ -103,6 +103,9 @@ func (s *segment) hear(t *testing.T) []byte {
 	t.Helper()
 	b := make([]byte, 2048)
 	n, _, err := unix.Recvfrom(s.hearerPacketSock, b, 0)
+	for errors.Is(err, unix.EINTR) { // a socket with a time limit is not restarted after a signal (signal(7))
+		n, _, err = unix.Recvfrom(s.hearerPacketSock, b, 0)
+	}
 	if err != nil {
 		t.Fatalf("hear: %v", err)
 	}
