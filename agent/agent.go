@@ -75,6 +75,8 @@ type Agent struct {
 	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
 	suspected map[string]bool
 
+	made    chan []string            // devices that workers have made
+	devices map[string]bool          // the same, as far as the plan still has them
 	refused map[string]string        // OVS port or bridge -> why it could not be made
 	tags    map[string]desired.Port  // VMs' ports whose tag is still to be written, by name
 	ports   map[view.PortKey]bool    // ports whose report has to be made anew
@@ -115,10 +117,8 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	services, err := newServices(ctx, o.Config, func(device string) bool {
-		i := client.Snapshot().Interfaces[device]
-		return i != nil && i.Owner() != "" && i.OFPort != 0
-	}, o.Log)
+	made := make(chan []string)
+	services, err := newServices(ctx, o.Config, newSwitching(client, made), o.Log)
 	if err != nil {
 		client.Close()
 		return nil, err
@@ -129,7 +129,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		workers:  newWorkers(ctx, maxBuilds, services.build, soon),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log),
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
+		made: made, devices: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{},
 	}
@@ -192,14 +192,14 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.ovsChanged()
 		case c := <-a.bridges.up:
 			a.forgive(c.bridge)
-			if again := a.bridges.connect(c, a.planner.Flows(c.bridge)); again && c.bridge == plan.BrInt {
-				a.workers.allAgain() // ovs-vswitchd may have made the devices of routers and DHCP servers anew
-			}
+			a.bridges.connect(c, a.planner.Flows(c.bridge))
 			if br := a.bridges.all[c.bridge]; br != nil && br.synced {
 				delete(a.retired, c.bridge) // its plan was empty
 			}
 		case name := <-a.bridges.down:
 			a.bridgeLost(name)
+		case devices := <-a.made:
+			a.devicesMade(devices)
 		case o := <-a.workers.results:
 			a.built(o)
 		case exit := <-a.services.dhcp.Exits():
@@ -266,25 +266,10 @@ func (a *Agent) ovsChanged() {
 	a.suspect(changes)
 	now := a.readFacts(snap, a.facts.VLANs)
 	a.planner.MarkFacts(a.view, &a.facts, &now, a.dirty)
-	a.devicesChanged(now.OFPorts)
+	a.devicesChanged(changes, now.OFPorts)
 	a.facts = now
 	a.describe(snap)
 	a.plugs()
-}
-
-// devicesChanged has the routers and DHCP servers built again whose devices OVS has made, or made anew.
-func (a *Agent) devicesChanged(now map[string]uint32) {
-	changed := func(device string) bool { return a.facts.OFPorts[device] != now[device] }
-	for id, r := range a.planner.Routers() {
-		if slices.ContainsFunc(r.Devices, changed) {
-			a.workers.again(unit{keys.KindRouter, id})
-		}
-	}
-	for id, d := range a.planner.DHCP() {
-		if changed(d.Device) {
-			a.workers.again(unit{keys.KindDHCP, id})
-		}
-	}
 }
 
 // describe publishes what the agent is and what is wrong with its node.
@@ -503,7 +488,9 @@ func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
 		change.Ports = a.withSuspects(a.postponeTags(delta.Ports))
 	}
 	a.suspected = nil
+	a.postponeDevices(&change)
 	for _, p := range delta.GonePorts {
+		delete(a.devices, p.Name)
 		delete(a.tags, p.Name)
 		delete(a.refused, p.Name)
 		if !a.fullOVS { // else it is among the surplus

@@ -19,8 +19,6 @@ type bridge struct {
 	conn *openflow.Conn
 	// synced: the bridge has the whole plan, and changes can be applied as they come.
 	synced bool
-	// before: there has been a connection before this one.
-	before bool
 	// refused are the cookies of flows that the bridge did not take on this connection, by place.
 	refused map[flow.Key]uint64
 	stop    context.CancelFunc
@@ -120,19 +118,16 @@ func sleep(ctx context.Context, d time.Duration) {
 // flowTimeout bounds one OpenFlow operation; when it passes the connection is made anew.
 const flowTimeout = 10 * time.Second
 
-// connect takes over a new connection and writes the whole plan. again tells that the bridge had been connected before: it
-// may have been made anew since, with its devices.
-func (b *bridges) connect(c connected, flows []flow.Flow) (again bool) {
+// connect takes over a new connection and writes the whole plan.
+func (b *bridges) connect(c connected, flows []flow.Flow) {
 	br := b.all[c.bridge]
 	if br == nil {
 		_ = c.conn.Close()
-		return false
+		return
 	}
 	br.close()
-	again, br.before = br.before, true
 	br.conn, br.refused = c.conn, map[flow.Key]uint64{}
 	b.sync(br, flows)
-	return again
 }
 
 // sync makes the bridge's flows of weft exactly the plan, but for flows that the bridge refuses: each takes itself out,

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/ovs"
@@ -18,16 +17,16 @@ import (
 // bridges br-int and br-tun. It does not talk to the store. Strangers' things stay, among them a bridge of weft's that
 // a stranger's port sits on, which is an error that names it. Idempotent: what is gone already is success.
 func Cleanup(ctx context.Context, cfg Config, log *slog.Logger) error {
-	services, err := newServices(ctx, cfg, nil, log)
-	if err != nil {
-		return err
-	}
-	defer services.close()
 	client, err := ovs.Start(ovs.Options{Endpoint: cfg.OVSDB, Logger: log})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	services, err := newServices(ctx, cfg, newSwitching(client, nil), log)
+	if err != nil {
+		return err
+	}
+	defer services.close()
 	snap, err := client.WaitReady(ctx)
 	if err != nil {
 		return fmt.Errorf("read OVSDB at %s: %w", cfg.OVSDB, err)
@@ -88,19 +87,12 @@ func (s *services) stopDHCP(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeAll removes the namespaces, whose ports OVS has been told to delete.
+// removeAll removes the namespaces, whose ports OVS has deleted.
 func (s *services) removeAll(ctx context.Context) error {
 	units, err := s.leftovers()
 	errs := []error{err}
 	for _, u := range slices.Compact(units) {
-		for failures := 0; ; failures++ {
-			err := s.remove(ctx, u)
-			if !soon(err) || failures == 100 {
-				errs = append(errs, err)
-				break
-			}
-			sleep(ctx, 20*time.Millisecond)
-		}
+		errs = append(errs, s.remove(ctx, u))
 	}
 	return errors.Join(errs...)
 }

@@ -11,15 +11,9 @@ import (
 // suspect notes which of the planned OVS objects have changed, by whatever hand: somebody may have deleted one, or made the
 // bridge that it sat on anew. What is as planned costs a comparison, and no write.
 func (a *Agent) suspect(changes ovs.Changes) {
-	add := func(name string) {
-		if a.suspected == nil {
-			a.suspected = map[string]bool{}
-		}
-		a.suspected[name] = true
-	}
 	for _, name := range []string{plan.BrInt, plan.BrTun} {
 		if slices.Contains(changes.Bridges, name) {
-			add(name)
+			a.suspectPort(name)
 		}
 	}
 	changed := map[string]bool{}
@@ -28,9 +22,17 @@ func (a *Agent) suspect(changes ovs.Changes) {
 	}
 	for _, p := range a.planner.PortsNamed(changed) {
 		if p.Type != desired.PortForeign { // of a VM's port only the tag is weft's
-			add(p.Name)
+			a.suspectPort(p.Name)
 		}
 	}
+}
+
+// suspectPort has one port or bridge compared with the plan.
+func (a *Agent) suspectPort(name string) {
+	if a.suspected == nil {
+		a.suspected = map[string]bool{}
+	}
+	a.suspected[name] = true
 }
 
 // withSuspects adds the suspected ports to those that a change makes.

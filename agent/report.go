@@ -182,6 +182,9 @@ func (a *Agent) deviceProblem(k view.PortKey, n *view.Network) error {
 	if i := a.ovs.Snapshot().Interfaces[name]; i != nil && i.Error != "" {
 		return fmt.Errorf("OVS can't make interface %s: %s", name, i.Error)
 	}
+	if strings.HasPrefix(n.Ports[k.Port].Object.DeviceOwner, "network:") && !a.devices[name] {
+		return fmt.Errorf("device %s has not been made: see the status of its router or DHCP server", name)
+	}
 	return fmt.Errorf("OVS has not made interface %s yet", name)
 }
 
@@ -197,10 +200,10 @@ func (a *Agent) invalid(key string) (revision int64, err error) {
 // what can't be read.
 func (a *Agent) reportUnit(u unit) {
 	err, known := a.units[u]
-	if known && soon(err) {
-		if time.Since(a.waiting[u]) < unitPatience {
-			return // the outcome follows within moments
-		}
+	if known && soon(err) && time.Since(a.waiting[u]) < unitPatience {
+		return // the outcome follows within moments
+	}
+	if err != nil {
 		err = errors.Join(err, a.devicesRefused(u))
 	}
 	now := map[string]*storev1.Report{}

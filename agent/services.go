@@ -31,17 +31,16 @@ type services struct {
 	dhcp     *dhcp.Manager
 	announce *garp.Announcer
 	forget   conntrack.Forgetter
-	// made reports whether OVS is done with making a device, which it must be before the device leaves the host's namespace.
-	made func(device string) bool
-	log  *slog.Logger
+	ovs      switching
+	log      *slog.Logger
 
 	mu sync.Mutex
 	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
 	floating map[string]map[netip.Addr]netip.Addr
 }
 
-func newServices(ctx context.Context, cfg Config, made func(string) bool, log *slog.Logger) (*services, error) {
-	ns, err := netns.New(netns.Options{StateDir: cfg.StateDir, Log: log})
+func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logger) (*services, error) {
+	ns, err := netns.New(netns.Options{StateDir: cfg.StateDir, Log: log, Held: ovs.held})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +58,7 @@ func newServices(ctx context.Context, cfg Config, made func(string) bool, log *s
 		return nil, err
 	}
 	return &services{
-		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, made: made, log: log,
+		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, ovs: ovs, log: log,
 		forget: conntrack.Forgetter{Enter: ns.Run}, floating: map[string]map[netip.Addr]netip.Addr{},
 	}, nil
 }
@@ -94,9 +93,9 @@ func (s *services) leftovers() ([]unit, error) {
 	return out, nil
 }
 
-// soon reports whether an error passes by itself within moments: OVS has not made or removed a device yet.
+// soon reports whether an error passes by itself within moments: OVS has not taken or released a device yet.
 func soon(err error) bool {
-	return errors.Is(err, netns.ErrLinkMissing) || errors.Is(err, netns.ErrLinkRemains) || errors.Is(err, dhcp.ErrLinkMissing)
+	return errors.Is(err, errNotNumbered) || errors.Is(err, netns.ErrLinkRemains) || errors.Is(err, dhcp.ErrLinkMissing)
 }
 
 // build makes a unit what is wanted.
@@ -122,13 +121,13 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err != nil {
 		return err
 	}
-	if _, err := s.ns.Prepare(ctx, want.Namespace); err != nil {
+	if err := s.makeDevices(ctx, want.Namespace); err != nil {
 		return err
 	}
 	if err := s.nat.Ensure(ctx, name, want.Namespace.IPTables); err != nil {
 		return err
 	}
-	if err := s.awaitLinks(want.Namespace); err != nil {
+	if err := s.awaitOVS(want.Namespace); err != nil {
 		return err
 	}
 	report, err := s.ns.Ensure(ctx, want.Namespace)
@@ -139,7 +138,10 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err := s.forgetGone(ctx, id, name, before, want.Floating); err != nil {
 		return err
 	}
-	_, err = s.ns.Forward(ctx, want.Namespace)
+	if _, err := s.ns.Forward(ctx, want.Namespace); err != nil {
+		return err
+	}
+	_, err = s.ns.Prune(ctx, want.Namespace)
 	return err
 }
 
@@ -203,24 +205,36 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 	if want.Problem != nil {
 		return want.Problem
 	}
-	if _, err := s.ns.Prepare(ctx, want.Namespace); err != nil {
+	if err := s.makeDevices(ctx, want.Namespace); err != nil {
 		return err
 	}
-	if err := s.awaitLinks(want.Namespace); err != nil {
+	if err := s.awaitOVS(want.Namespace); err != nil {
 		return err
 	}
 	if _, err := s.ns.Ensure(ctx, want.Namespace); err != nil {
 		return err
 	}
-	return s.dhcp.Ensure(ctx, want.Server)
+	if err := s.dhcp.Ensure(ctx, want.Server); err != nil {
+		return err
+	}
+	_, err := s.ns.Prune(ctx, want.Namespace)
+	return err
 }
 
-// awaitLinks wants OVS to be done with the namespace's links. A device shows up on the host while ovs-vswitchd is still
-// setting it up; moved away then, it is lost to ovs-vswitchd, which makes another later.
-func (s *services) awaitLinks(ns desired.Namespace) error {
-	for _, l := range ns.Links {
-		if !s.made(l.Name) {
-			return fmt.Errorf("link %s: %w", l.Name, netns.ErrLinkMissing)
+// makeDevices makes the namespace with its devices, for which OVS may then have ports.
+func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) error {
+	if _, err := s.ns.Prepare(ctx, ns); err != nil {
+		return err
+	}
+	s.ovs.made(ctx, deviceNames(ns))
+	return nil
+}
+
+// awaitOVS wants OVS to have taken the namespace's devices.
+func (s *services) awaitOVS(ns desired.Namespace) error {
+	for _, name := range deviceNames(ns) {
+		if !s.ovs.numbered(name) {
+			return fmt.Errorf("link %s: %w", name, errNotNumbered)
 		}
 	}
 	return nil

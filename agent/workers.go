@@ -71,15 +71,6 @@ func (w *workers) again(u unit) {
 	}
 }
 
-// allAgain has every unit built once more.
-func (w *workers) allAgain() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, have := range w.units {
-		have.kick()
-	}
-}
-
 func (k *work) kick() {
 	select {
 	case k.changed <- struct{}{}:

@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -83,4 +85,42 @@ func TestARouterWhoseDeviceHasAStrangersNameSaysSo(t *testing.T) {
 	f.sh(net1.Space, "ovs-vsctl del-br br-strange")
 	f.routerState(r, weftv1.State_STATE_ACTIVE, "")
 	f.reach(a.Space, outside1)
+}
+
+// An agent of before had internal ports of OVS where there are veth pairs now.
+func TestANodeUpgradedInPlaceGetsVethPairs(t *testing.T) {
+	f := newFleet(t, "e2e-upgrade", func(o *lab.Options) { o.NetworkNodes, o.ComputeNodes, o.Externals = 1, 1, 1 })
+	ext1 := f.outside("ext1", "203.0.113.0/24")
+	n, s := f.vxlan("n", "10.10.0.0/24")
+	a := f.guest("a", "cmp1", n)
+	r := f.router("r", ext1, s)
+	f.reach(a.Space, outside1)
+	net1 := f.host("net1")
+	f.must(net1.Kill(t.Context(), lab.AgentDaemon))
+	var devices []string
+	for _, prefix := range []string{"qr-", "qg-", "tap"} {
+		devices = append(devices, f.portsLike(net1.Space, prefix)...)
+	}
+	for _, device := range devices {
+		f.sh(net1.Space, fmt.Sprintf(`d=%s; ns=$(ip link show $d | sed -n 's/.*alias weft://p')
+			owner=$(ovs-vsctl get Port $d external_ids:weft-owner)
+			ovs-vsctl del-port $d; ip link del $d
+			ovs-vsctl add-port br-int $d -- set Port $d external_ids:weft-owner="$owner" -- \
+				set Interface $d type=internal external_ids:weft-owner="$owner"
+			ip link set $d netns $ns`, device))
+	}
+	f.must(net1.Start(t.Context(), lab.AgentDaemon))
+	f.eventually("the ports are system devices", func(ctx context.Context) error {
+		for _, device := range devices {
+			kind, err := net1.Exec(ctx, "ovs-vsctl", "get", "Interface", device, "type")
+			if err != nil || strings.TrimSpace(kind) != `""` {
+				return errors.Join(err, fmt.Errorf("%s is %s", device, kind))
+			}
+		}
+		return nil
+	})
+	f.reach(a.Space, outside1)
+	f.routerState(r, weftv1.State_STATE_ACTIVE, "")
+	f.networkState(n, weftv1.State_STATE_ACTIVE, "")
+	f.guest("late", "cmp1", n) // gets an address by DHCP
 }

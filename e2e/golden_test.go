@@ -149,7 +149,7 @@ func TestWhatANodeLooksLike(t *testing.T) {
 	}
 	_, inside := f.placed(r)
 	f.golden("net1-router-iptables", n.apply(counters.ReplaceAllString(f.sh(inside, "iptables-save"), "")))
-	f.golden("net1-router-links", sortedLines(n.apply(f.sh(inside, "ip -4 -br addr; ip route; sysctl net.ipv4.ip_forward"))))
+	f.golden("net1-router-links", sortedLines(n.apply(f.sh(inside, "ip -4 -br addr | sed 's/@if[0-9]*//'; ip route; sysctl net.ipv4.ip_forward"))))
 	f.golden("net1-dnsmasq", n.apply(f.sh(f.host("net1").Space, `cd /var/lib/weft/dhcp; for d in `+vx.GetId()+` `+vl.GetId()+`; do
 		echo "## $d"; tr '\0' '\n' </proc/$(cat $d/pid)/cmdline; for f in host opts addn_hosts; do echo "# $f"; cat $d/$f; done; done`)))
 }

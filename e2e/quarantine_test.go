@@ -27,6 +27,8 @@ type bad struct {
 	// status is the key at which a node has to say what is wrong, in words that contain reason; "" where there is no object
 	// that could have a status.
 	status, reason string
+	// plug is a port whose interface is on cmp1; "" for none.
+	plug string
 }
 
 func (f *fleet) put(client *clientv3.Client, key string, value any) {
@@ -70,7 +72,7 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 	}
 	var out []bad
 	add := func(what, status, reason string, entries map[string]any) {
-		out = append(out, bad{what, entries, status, reason})
+		out = append(out, bad{what: what, entries: entries, status: status, reason: reason})
 	}
 	status := func(node, kind, id string) string { return keys.Status(node, kind, id) }
 
@@ -94,12 +96,13 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 		keys.HostObject("cmp1", keys.KindPort, elsewhere): bound, keys.Locator(keys.KindPort, elsewhere): &storev1.Locator{Scope: n.GetId()},
 		keys.Plug("cmp9", elsewhere): &storev1.Plug{Interface: "tap0"},
 	})
-	double := id() // a DHCP port is made by the agent itself, so its flows are wanted at once
+	double := id()
 	add("a second port with a's MAC", status("cmp1", keys.KindPort, double), "holds the place", map[string]any{
 		keys.Port(n.GetId(), double): port(double, func(p *weftv1.Port) {
-			p.MacAddress, p.DeviceOwner, p.DeviceId = a.GetMacAddress(), "network:dhcp", n.GetId()
+			p.MacAddress = a.GetMacAddress()
 		}), keys.HostObject("cmp1", keys.KindPort, double): bound,
 	})
+	out[len(out)-1].plug = double
 	add("a port bound to a node with a network that is missing", "", "", map[string]any{
 		keys.HostObject("cmp1", keys.KindPort, id()): &storev1.PortBinding{NetworkId: id()},
 		keys.HostObject("cmp1", keys.KindPort, id()): garbage,
@@ -177,6 +180,9 @@ func TestWhatCannotBeProgrammedIsQuarantinedAndStopsNothingElse(t *testing.T) {
 		for key, value := range thing.entries {
 			f.put(client, key, value)
 		}
+		if thing.plug != "" {
+			f.sh(f.host("cmp1").Space, "ovs-vsctl add-port br-int double -- set Interface double type=internal external_ids:iface-id="+thing.plug)
+		}
 	}
 	for _, thing := range things {
 		if thing.status == "" {
@@ -239,6 +245,7 @@ func TestWhatCannotBeProgrammedIsQuarantinedAndStopsNothingElse(t *testing.T) {
 			f.must(err)
 		}
 	}
+	f.sh(f.host("cmp1").Space, "ovs-vsctl del-port double")
 	f.networkState(n, weftv1.State_STATE_ACTIVE, "")
 	for _, thing := range things {
 		f.eventually("nothing is left of "+thing.what, func(ctx context.Context) error {

@@ -58,7 +58,7 @@ func newLab(t *testing.T) *lab {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := m.Destroy(context.Background(), n); err != nil {
+			if err := m.Delete(context.Background(), n); err != nil {
 				t.Errorf("clean up: %v", err)
 			}
 		})

@@ -25,7 +25,8 @@ type PortType string
 // PortForeign: somebody else created it, weft only sets its tag.
 const (
 	PortForeign  PortType = "foreign"
-	PortInternal PortType = "internal"
+	PortInternal PortType = "internal" // a bridge's own port
+	PortSystem   PortType = "system"   // a device that agent/netns makes; the database has "" for it
 	PortPatch    PortType = "patch"
 	PortVXLAN    PortType = "vxlan"
 	PortGRE      PortType = "gre"
@@ -33,14 +34,11 @@ const (
 
 // Port is one OVSDB port with its single interface of the same name.
 type Port struct {
-	Bridge string
-	Name   string // at most 15 bytes for devices (IFNAMSIZ-1); patch ports are not devices
-	Type   PortType
-	Tag    uint16 // Port.tag, the local VLAN 1..4094; 0 leaves the column empty
-	MAC    string // Interface.mac of an internal port; "" for others
-	// MTU is Interface.mtu_request of an internal port, 0 for none. Without it OVS gives internal ports the smallest MTU of
-	// the bridge's other ports, again at every change of them, over whatever a driver has set (ovs-vswitchd.conf.db(5)).
-	MTU         int
+	Bridge      string
+	Name        string // at most 15 bytes for devices (IFNAMSIZ-1); patch ports are not devices
+	Type        PortType
+	Tag         uint16            // Port.tag, the local VLAN 1..4094; 0 leaves the column empty
+	MAC         string            // Interface.mac of an internal port; "" for others
 	Options     map[string]string // Interface.options: peer, local_ip, remote_ip, in_key, out_key, df_default
 	ExternalIDs map[string]string // Interface.external_ids: iface-id, attached-mac, and weft's owner mark
 }
@@ -49,7 +47,7 @@ type Port struct {
 type Namespace struct {
 	Name     string
 	Sysctls  map[string]string // "net.ipv4.conf.all.arp_ignore" -> "1"; written before any link goes up; no forwarding switch
-	Links    []Link            // sorted by name; each is an internal port of br-int moved into the namespace
+	Links    []Link            // sorted by name
 	Routes   []Route           // sorted; only routes of protocol "static" (RTPROT_STATIC) in the main table are weft's
 	IPTables IPTables          // empty for a DHCP namespace
 	// Forward tells that the namespace routes packets between its links (net.ipv4.ip_forward). It is not a sysctl like
@@ -58,7 +56,8 @@ type Namespace struct {
 	Forward bool
 }
 
-// Link is a device inside a namespace.
+// Link is a device inside a namespace: the inner end of a veth pair whose outer end has the same name on the host, where
+// it is a port of br-int.
 type Link struct {
 	Name      string
 	MAC       string

@@ -63,7 +63,7 @@ func newSite(t *testing.T) *site {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := s.ns.Destroy(context.Background(), name); err != nil {
+			if err := s.ns.Delete(context.Background(), name); err != nil {
 				t.Errorf("clean up: %v", err)
 			}
 		})

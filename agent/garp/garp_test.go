@@ -47,7 +47,7 @@ func newSegment(t *testing.T) *segment {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := m.Destroy(context.Background(), name); err != nil {
+			if err := m.Delete(context.Background(), name); err != nil {
 				t.Errorf("clean up: %v", err)
 			}
 		})

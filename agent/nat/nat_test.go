@@ -79,7 +79,7 @@ func newSpace(t testing.TB) *space {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := m.Destroy(context.Background(), s.name); err != nil {
+		if err := m.Delete(context.Background(), s.name); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
 	})

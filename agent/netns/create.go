@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-sdn/weft/agent/desired"
 )
 
 // create makes the namespace if it is absent and reports whether it did. The mark is written before the namespace gets
@@ -87,29 +89,9 @@ func (m *Manager) shareRunDir() error {
 	return nil
 }
 
-// Delete removes an owned namespace and its mark; that it is absent is success. It refuses with ErrLinkRemains while a
-// link of weft's is inside: deleting the namespace would destroy a userspace datapath's tap under OVS, so the port goes
-// first, and Delete is called again when the link has gone. ErrForeign if the namespace is not weft's.
+// Delete removes an owned namespace with weft's links in it, their outer ends and the mark; that it is absent is success.
+// ErrLinkRemains while OVS has a port for one of the links: the ports go first. ErrForeign if the namespace is not weft's.
 func (m *Manager) Delete(ctx context.Context, name string) error {
-	s, err := m.state(name)
-	if err != nil {
-		return err
-	}
-	if s == ours {
-		left, err := m.ownLinks(ctx, name)
-		if err != nil {
-			return err
-		}
-		if len(left) > 0 {
-			return fmt.Errorf("namespace %s: %w: %v: delete the ports first", name, ErrLinkRemains, left)
-		}
-	}
-	return m.Destroy(ctx, name)
-}
-
-// Destroy is Delete without the check for links, for a caller that knows that no OVS port names them any more. Links
-// that remain go with the namespace.
-func (m *Manager) Destroy(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("namespace %s: delete: %w", name, err)
 	}
@@ -120,6 +102,10 @@ func (m *Manager) Destroy(ctx context.Context, name string) error {
 	case s == foreign:
 		return fmt.Errorf("namespace %s: delete: %w", name, ErrForeign)
 	case s == ours:
+		// The kernel takes the pairs down with the namespace too, but some time after it.
+		if _, err := m.Prune(ctx, desired.Namespace{Name: name}); err != nil {
+			return err
+		}
 		m.writes.Add(1)
 		if err := unix.Unmount(m.Path(name), unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("namespace %s: unmount: %w", name, err)

@@ -26,10 +26,40 @@ type Announce struct {
 	Address         netip.Addr
 }
 
-// Prepare creates the namespace if it is absent, with forwarding off and its loopback up, writes the sysctls, and sets
-// down weft's links that are no longer wanted, so that nothing leaves through them while the NAT rules change.
-// Idempotent. ErrForeign if the name is taken.
+// Prepare creates the namespace if it is absent, with forwarding off and its loopback up, writes the sysctls, sets down
+// weft's links that are no longer wanted, so that nothing leaves through them while the NAT rules change, and makes the
+// wanted links that are missing, down, with their outer ends on the host, up. Idempotent. ErrForeign if the name is taken,
+// ErrLinkForeign if that of a link is, ErrLinkRemains while OVS holds another device under it; the other links are made.
+// The report is valid beside an error.
 func (m *Manager) Prepare(ctx context.Context, want desired.Namespace) (Report, error) {
+	return m.walk(ctx, want, func(p *pass) { p.prepare() })
+}
+
+// Ensure brings links, addresses and routes of a namespace to what is wanted, after everything Prepare does; it does
+// not touch the forwarding switch. On weft's links the set of global IPv4 addresses is made exactly the wanted one; of the
+// routes only those of protocol static in the main table are looked at. Other links, addresses of other scopes, and other
+// routes stay.
+//
+// Idempotent; what is right is not written again. A failure of one link or route does not stop the others; the error
+// joins one per object. The report is valid beside an error.
+func (m *Manager) Ensure(ctx context.Context, want desired.Namespace) (Report, error) {
+	return m.walk(ctx, want, func(p *pass) {
+		if p.prepare() {
+			p.ensure()
+		}
+	})
+}
+
+// Prune removes weft's links that are not wanted, with their outer ends. Idempotent. ErrLinkRemains while OVS has a port
+// for one: the port goes first; the others are removed.
+func (m *Manager) Prune(ctx context.Context, want desired.Namespace) (Report, error) {
+	var r Report
+	err := m.pass(ctx, want, &r, (*pass).prune)
+	return r, err
+}
+
+// walk creates the namespace if it is absent, and goes through it.
+func (m *Manager) walk(ctx context.Context, want desired.Namespace, step func(*pass)) (Report, error) {
 	var r Report
 	if !Named(want.Name) {
 		return r, fmt.Errorf("namespace %q: name must be qrouter-<uuid> or qdhcp-<uuid>", want.Name)
@@ -45,23 +75,8 @@ func (m *Manager) Prepare(ctx context.Context, want desired.Namespace) (Report, 
 		r = Report{Created: true, Writes: 1}
 		m.log.Info("namespace created", "namespace", want.Name)
 	}
-	return r, m.pass(ctx, want, &r, (*pass).prepare)
-}
-
-// Ensure brings links, addresses and routes of a namespace to what is wanted, after everything Prepare does; it does
-// not touch the forwarding switch. A wanted link is taken from the host's namespace if it is there. On weft's links the
-// set of global IPv4 addresses is made exactly the wanted one; of the routes only those of protocol static in the
-// main table are looked at. Other links, addresses of other scopes, and other routes stay.
-//
-// Idempotent; what is right is not written again. A failure of one link or route does not stop the others; the error
-// joins one per object. errors.Is(err, ErrLinkMissing) tells that only time is missing: call again when OVS has made
-// the link. The report is valid beside an error.
-func (m *Manager) Ensure(ctx context.Context, want desired.Namespace) (Report, error) {
-	r, err := m.Prepare(ctx, want)
-	if err != nil {
-		return r, err
-	}
-	return r, m.pass(ctx, want, &r, (*pass).ensure)
+	err = m.pass(ctx, want, &r, step)
+	return r, err
 }
 
 // pass is one walk through one namespace, on a thread inside it.
@@ -70,12 +85,13 @@ type pass struct {
 	ctx    context.Context
 	want   desired.Namespace
 	report *Report
-	host   *netlink.Handle // the agent's own namespace, where OVS makes links
+	host   *netlink.Handle // the agent's own namespace, where OVS takes the links' outer ends
 	inside *netlink.Handle
-	sock   int // for ioctl, in the namespace
-	target int // the namespace, for moving links into it
-	links  map[string]netlink.Link
-	errs   []error
+	// Sockets for ioctl, on the host and in the namespace.
+	hostSock, sock int
+	target         int // the namespace, for making links in it
+	links          map[string]netlink.Link
+	errs           []error
 }
 
 // pass runs step inside the namespace and joins the errors it collected.
@@ -85,7 +101,12 @@ func (m *Manager) pass(ctx context.Context, want desired.Namespace, r *Report, s
 		return fmt.Errorf("namespace %s: %w", want.Name, err)
 	}
 	defer host.Close()
-	p := &pass{m: m, ctx: ctx, want: want, report: r, host: host}
+	sock, err := ioctlSocket()
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", want.Name, err)
+	}
+	defer func() { _ = unix.Close(sock) }() // nothing is pending on it
+	p := &pass{m: m, ctx: ctx, want: want, report: r, host: host, hostSock: sock}
 	if err := m.Run(want.Name, func() error { return p.inNamespace(step) }); err != nil {
 		p.errs = append(p.errs, err)
 	}
@@ -98,8 +119,8 @@ func (p *pass) inNamespace(step func(*pass)) error {
 		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
 	}
 	defer p.inside.Close()
-	if p.sock, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("namespace %s: socket for ethtool: %w", p.want.Name, err)
+	if p.sock, err = ioctlSocket(); err != nil {
+		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
 	}
 	defer func() { _ = unix.Close(p.sock) }() // nothing is pending on it
 	self, err := os.Open(threadNS)
@@ -126,6 +147,15 @@ func newHandle() (*netlink.Handle, error) {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	return h, nil
+}
+
+// ioctlSocket opens a socket in the calling thread's namespace for ethtool's requests.
+func ioctlSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("socket for ethtool: %w", err)
+	}
+	return fd, nil
 }
 
 func (p *pass) observeLinks() error {
@@ -164,10 +194,14 @@ func (p *pass) write(what string, change func() error) bool {
 
 func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 
-func (p *pass) prepare() {
+// prepare reports whether the sysctls are in, without which nothing more is to happen.
+func (p *pass) prepare() bool {
 	n, err := p.m.setSysctls(p.want.Sysctls)
 	p.report.Writes += n
-	p.fail(err)
+	if err != nil {
+		p.fail(err)
+		return false
+	}
 	wrote, err := p.m.setSysctl(promoteSecondaries, "1")
 	if wrote {
 		p.report.Writes++
@@ -181,22 +215,10 @@ func (p *pass) prepare() {
 			p.write("link "+name+": set down, no longer wanted", func() error { return p.inside.LinkSetDown(l) })
 		}
 	}
+	p.pairs()
+	return true
 }
 
 func (p *pass) wanted(link string) bool {
 	return slices.ContainsFunc(p.want.Links, func(l desired.Link) bool { return l.Name == link })
-}
-
-// ownLinks names, sorted, weft's links in an owned namespace.
-func (m *Manager) ownLinks(ctx context.Context, name string) ([]string, error) {
-	var names []string
-	err := m.pass(ctx, desired.Namespace{Name: name}, &Report{}, func(p *pass) {
-		for link := range p.links {
-			if OwnedLink(link) {
-				names = append(names, link)
-			}
-		}
-	})
-	slices.Sort(names)
-	return names, err
 }

@@ -25,7 +25,6 @@ type addressed struct {
 }
 
 func (p *pass) ensure() {
-	p.takeLinks()
 	addresses, err := p.observeAddresses()
 	if err != nil {
 		p.fail(err)
@@ -34,55 +33,16 @@ func (p *pass) ensure() {
 	for _, want := range p.want.Links {
 		link := p.links[want.Name]
 		if link == nil {
-			continue // takeLinks has said so
+			continue // pairs has said so
 		}
 		mac, err := checkLink(want)
 		if err != nil {
-			p.fail(err)
-			continue
+			continue // so here
 		}
 		renamed := p.setLink(link, want, mac)
 		p.setAddresses(addressed{addresses[link.Attrs().Index], want, link}, mac, renamed)
 	}
 	p.setRoutes()
-}
-
-// takeLinks moves the wanted links that are still on the host into the namespace.
-func (p *pass) takeLinks() {
-	moved := false
-	for _, want := range p.want.Links {
-		if have := p.links[want.Name]; have != nil && !p.orphaned(have) {
-			continue
-		}
-		link, err := p.host.LinkByName(want.Name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			p.fail(fmt.Errorf("link %s: %w", want.Name, ErrLinkMissing))
-			continue
-		}
-		if err != nil {
-			p.fail(fmt.Errorf("link %s: look for it on the host: %w", want.Name, err))
-			continue
-		}
-		if orphan := p.links[want.Name]; orphan != nil {
-			p.write("link "+want.Name+": remove the one that OVS has let go of", func() error { return p.inside.LinkDel(orphan) })
-		}
-		moved = p.write("link "+want.Name+": move into the namespace", func() error {
-			return p.host.LinkSetNsFd(link, p.target)
-		}) || moved
-	}
-	if moved {
-		if err := p.observeLinks(); err != nil {
-			p.fail(err)
-		}
-	}
-}
-
-// orphaned reports whether a link is a tap device that nobody holds: ovs-vswitchd has died with a userspace datapath. When it
-// starts it makes another of the same name on the host, and knows nothing of this one, which stays since it is persistent.
-// Of the flags (netdevice(7)), RUNNING lags behind the carrier by up to a second, LOWER_UP does not.
-func (p *pass) orphaned(link netlink.Link) bool {
-	_, tap := link.(*netlink.Tuntap)
-	return tap && up(link) && link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
 }
 
 func checkLink(l desired.Link) (net.HardwareAddr, error) {
@@ -107,11 +67,7 @@ func checkLink(l desired.Link) (net.HardwareAddr, error) {
 // setLink sets offload, MAC, MTU and up, and reports whether the MAC changed.
 func (p *pass) setLink(link netlink.Link, want desired.Link, mac net.HardwareAddr) bool {
 	what := "link " + want.Name + ": "
-	if on, err := txChecksum(p.sock, want.Name); err != nil {
-		p.fail(err)
-	} else if on {
-		p.write(what+"turn checksum offload off", func() error { return txChecksumOff(p.sock, want.Name) })
-	}
+	p.offloadOff(p.sock, want.Name)
 	renamed := !bytes.Equal(link.Attrs().HardwareAddr, mac)
 	if renamed {
 		p.write(what+"set MAC "+want.MAC, func() error { return p.inside.LinkSetHardwareAddr(link, mac) })

@@ -1,26 +1,31 @@
 // Package netns makes, fills and removes the network namespaces of routers and DHCP services (REFERENCE.md R14, R15).
 // It is the only package that creates namespaces or changes links, addresses, routes and sysctls in them. It is not
-// where NAT rules (agent/nat), DHCP servers (agent/dhcp) or OVS ports (agent/ovs) are made: a link is created by OVS
-// and only taken over here.
+// where NAT rules (agent/nat), DHCP servers (agent/dhcp) or OVS ports (agent/ovs) are made: a link is one end of a veth
+// pair whose other end, of the same name, is left on the host for OVS.
 //
 // # Order
 //
 // A flow that is forwarded before its NAT rules are in is bound un-NATed by conntrack for as long as it lives. The
 // caller therefore goes through a namespace in this order, on the first build as on every change:
 //
-//	Prepare   namespace with forwarding off, sysctls; links that are no longer wanted go down
-//	nat       the rules; they name links and addresses that need not exist yet
-//	Ensure    links, addresses, routes (ErrLinkMissing: call again when OVS has made the link)
+//	Prepare   namespace with forwarding off, sysctls; links that are no longer wanted go down; new links, down
+//	nat       the rules; they name addresses that need not exist yet
+//	Ensure    links, addresses, routes
 //	Forward   the forwarding switch, last
+//	Prune     links that are no longer wanted go (ErrLinkRemains: call again when OVS has no port for them)
 //
-// Prepare and nat need nothing of OVS, so they may run while an OVSDB transaction is under way. To remove a namespace:
-// stop its processes, delete its ports from OVS, then Delete.
+// None of it needs OVS. OVS is to get a port for a link only after Prepare, which makes sure that the device of that name
+// on the host is weft's; OVS would take a stranger's. To remove a namespace: stop its processes, delete its ports from
+// OVS, then Delete.
 //
 // # Ownership
 //
 // A namespace is weft's when it is named qrouter-<uuid> or qdhcp-<uuid> and the state directory holds a mark that
 // names this very namespace (Manager.Owned). The name alone proves nothing: a Neutron agent uses the same names. What
 // is not owned is never entered, changed or removed.
+//
+// A link in an owned namespace is weft's by its name (OwnedLink). The end on the host is weft's when its alias is
+// "weft:<namespace>", or its peer is a link of weft's. A stranger's link of a wanted name is an error (ErrLinkForeign).
 package netns
 
 import (
@@ -42,11 +47,10 @@ var (
 	ErrForeign = errors.New("namespace is not weft's")
 	// ErrAbsent tells that there is no namespace of that name.
 	ErrAbsent = errors.New("namespace does not exist")
-	// ErrLinkMissing tells that a wanted link is neither in the namespace nor on the host yet: OVS has not made it.
-	// Everything else was applied. Call Ensure again when the link appears.
-	ErrLinkMissing = errors.New("link does not exist yet")
-	// ErrLinkRemains tells that a namespace to be deleted still holds a link of an OVS port.
-	ErrLinkRemains = errors.New("namespace still holds links of OVS ports")
+	// ErrLinkForeign tells that the host has a link of a wanted name that is a stranger's. The others were made.
+	ErrLinkForeign = errors.New("the host has a device of that name that is not weft's")
+	// ErrLinkRemains tells that a link can't be removed yet because OVS has a port for it. Call again when it has none.
+	ErrLinkRemains = errors.New("OVS still has a port for the link")
 )
 
 var (
@@ -66,6 +70,9 @@ type Options struct {
 	StateDir string       // weft's state directory; marks are the files in StateDir/netns
 	RunDir   string       // DefaultRunDir if empty
 	Log      *slog.Logger // nothing is logged if nil
+	// Held reports whether OVS has a port for the device of that name; no device has one if Held is nil. It is called
+	// from several goroutines at once.
+	Held func(device string) bool
 }
 
 // Manager makes, fills and removes namespaces. Its methods may be called concurrently for different namespaces; calls
@@ -75,6 +82,7 @@ type Manager struct {
 	runDir string
 	boot   string
 	log    *slog.Logger
+	held   func(device string) bool
 	writes atomic.Uint64
 }
 
@@ -83,12 +91,15 @@ func New(o Options) (*Manager, error) {
 	if !filepath.IsAbs(o.StateDir) {
 		return nil, fmt.Errorf("state directory %q: must be an absolute path", o.StateDir)
 	}
-	m := &Manager{marks: filepath.Join(o.StateDir, "netns"), runDir: o.RunDir, log: o.Log}
+	m := &Manager{marks: filepath.Join(o.StateDir, "netns"), runDir: o.RunDir, log: o.Log, held: o.Held}
 	if m.runDir == "" {
 		m.runDir = DefaultRunDir
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
+	}
+	if m.held == nil {
+		m.held = func(string) bool { return false }
 	}
 	if err := os.MkdirAll(m.marks, 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the namespace marks: %w", err)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,6 +28,7 @@ type host struct {
 	t     *testing.T
 	state string
 	name  string
+	held  atomic.Pointer[string] // the device that OVS has a port for
 }
 
 func newHost(t *testing.T) *host {
@@ -37,7 +39,7 @@ func newHost(t *testing.T) *host {
 	h := &host{t: t, state: t.TempDir(), name: "qrouter-" + uuid.NewString()}
 	h.restart()
 	t.Cleanup(func() {
-		if err := h.Destroy(context.Background(), h.name); err != nil && !errors.Is(err, netns.ErrForeign) {
+		if err := h.Delete(context.Background(), h.name); err != nil && !errors.Is(err, netns.ErrForeign) {
 			t.Errorf("clean up: %v", err)
 		}
 	})
@@ -47,19 +49,21 @@ func newHost(t *testing.T) *host {
 // restart replaces the Manager, as a restarted agent would.
 func (h *host) restart() {
 	h.t.Helper()
-	m, err := netns.New(netns.Options{StateDir: h.state})
+	m, err := netns.New(netns.Options{StateDir: h.state, Held: func(device string) bool {
+		held := h.held.Load()
+		return held != nil && *held == device
+	}})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.Manager = m
 }
 
-// link makes a link on the host, as OVS would, with a random name.
+// link gives a name for a link that nobody else has. Its outer end may remain if the test fails.
 func (h *host) link() string {
 	h.t.Helper()
 	name := "tap" + strings.ReplaceAll(uuid.NewString(), "-", "")[:11]
-	h.run("ip", "link", "add", name, "type", "veth", "peer", "name", "p"+name[1:])
-	h.t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() }) // it may have gone with its namespace
+	h.t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() }) // it mostly has gone with its namespace
 	return name
 }
 
@@ -155,6 +159,10 @@ func TestEnsureBuildsWhatIPRouteShows(t *testing.T) {
 	contains(t, h.in("ip", "addr", "show", "lo"), "LOOPBACK,UP", "127.0.0.1/8")
 	contains(t, h.in("sysctl", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.arp_announce"), "arp_ignore = 1", "arp_announce = 2")
 	contains(t, h.in("ethtool", "-k", link), "tx-checksumming: off", "tx-tcp-segmentation: off")
+	contains(t, h.run("ip", "link", "show", link), "mtu 1450", "state UP", "alias weft:"+h.name, "link-netns "+h.name)
+	lacks(t, h.run("ip", "addr", "show", link), "inet") // the host is not on the network, not even by a link-local address
+	contains(t, h.run("sysctl", "net.ipv4.conf."+link+".arp_ignore"), "arp_ignore = 8")
+	contains(t, h.run("ethtool", "-k", link), "tx-checksumming: off", "tx-tcp-segmentation: off")
 	h.quiet(want)
 }
 
@@ -213,48 +221,50 @@ func TestForwardingIsOffUntilForward(t *testing.T) {
 	}
 }
 
-func TestEnsureReportsAMissingLinkAndTakesItLater(t *testing.T) {
+func TestAStrangersDeviceOfAWantedNameIsNotTouched(t *testing.T) {
 	h := newHost(t)
-	link := h.link()
+	link, taken := h.link(), h.link()
+	h.run("ip", "link", "add", taken, "type", "veth", "peer", "name", "p"+taken[1:])
 	want := h.router(link)
-	missing := want.Links[0]
-	missing.Name = "qg-0000beef"
-	want.Links = append(want.Links, missing)
+	want.Links = append(want.Links, want.Links[0])
+	want.Links[1].Name, want.Links[1].Announce = taken, nil
 	want.Links[1].Addresses = prefixes("192.0.2.1/24")
-	want.Links[1].Announce = nil
+	before := h.run("ip", "-d", "link", "show", taken)
 	_, err := h.Ensure(context.Background(), want)
-	if !errors.Is(err, netns.ErrLinkMissing) || !strings.Contains(err.Error(), "qg-0000beef") {
-		t.Fatalf("error %v, want ErrLinkMissing naming the link", err)
+	if !errors.Is(err, netns.ErrLinkForeign) || !strings.Contains(err.Error(), taken) {
+		t.Fatalf("error %v, want ErrLinkForeign naming the link", err)
+	}
+	if after := h.run("ip", "-d", "link", "show", taken); after != before {
+		t.Errorf("the stranger's device was\n%s\nand is\n%s", before, after)
 	}
 	contains(t, h.in("ip", "addr", "show", link), "203.0.113.5/24") // the other link is not held up
-	h.in("ip", "link", "add", "qg-0000beef", "type", "bridge")
+	h.run("ip", "link", "del", taken)
 	h.ensure(want)
-	contains(t, h.in("ip", "addr", "show", "qg-0000beef"), "192.0.2.1/24")
+	contains(t, h.in("ip", "addr", "show", taken), "192.0.2.1/24")
 	h.quiet(want)
 }
 
-// A tap device that its holder has let go of stays in the namespace, while ovs-vswitchd makes another on the host.
-func TestEnsureReplacesALinkThatOVSHasLetGoOf(t *testing.T) {
+// An earlier agent's internal ports lie in namespaces as tap devices; whoever deletes an end deletes the pair.
+func TestEnsureMakesAPairOfWhatIsNone(t *testing.T) {
 	h := newHost(t)
-	name := "tap" + strings.ReplaceAll(uuid.NewString(), "-", "")[:11]
-	t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() }) // it may have gone with its namespace
-	h.run("ip", "tuntap", "add", name, "mode", "tap")                   // persistent, and held by nobody
+	name := h.link()
 	want := h.router(name)
-	h.ensure(want)
-	orphan, _, _ := strings.Cut(h.in("ip", "-o", "link", "show", name), ":")
-	_, err := h.Ensure(context.Background(), want)
-	if !errors.Is(err, netns.ErrLinkMissing) {
-		t.Errorf("of a link that nobody holds, and no other on the host: %v, want ErrLinkMissing", err)
+	h.prepare(desired.Namespace{Name: h.name})
+	h.in("ip", "tuntap", "add", name, "mode", "tap")
+	for _, spoil := range []func(){
+		func() {},
+		func() { h.in("ip", "link", "del", name) },
+		func() { h.run("ip", "link", "del", name) },
+		func() { h.run("ip", "netns", "del", h.name) }, // the outer end may be there for a while
+	} {
+		spoil()
+		if r := h.ensure(want); len(r.Announce) == 0 {
+			t.Errorf("the addresses on the new link are not announced: %+v", r)
+		}
+		contains(t, h.in("ip", "-4", "addr", "show", "dev", name), "203.0.113.5/24")
+		contains(t, h.run("ip", "link", "show", name), "link-netns "+h.name)
+		h.quiet(want)
 	}
-	h.run("ip", "link", "add", name, "type", "veth", "peer", "name", "p"+name[1:])
-	if r := h.ensure(want); len(r.Announce) == 0 {
-		t.Errorf("the addresses on the new link are not announced: %+v", r)
-	}
-	if now := h.in("ip", "-o", "link", "show", name); strings.HasPrefix(now, orphan+":") || !strings.Contains(now, "@") {
-		t.Errorf("the link was number %s and is %s", orphan, now)
-	}
-	contains(t, h.in("ip", "-4", "addr", "show", "dev", name), strings.Split(want.Links[0].Addresses[0].String(), "/")[0])
-	h.quiet(want)
 }
 
 func TestEnsureFollowsChanges(t *testing.T) {
@@ -302,6 +312,20 @@ func TestEnsureRepairsWhatWasTamperedWith(t *testing.T) {
 		}
 		h.quiet(want)
 	}
+	for _, tamper := range [][]string{
+		{"ip", "link", "set", link, "down"},
+		{"ip", "link", "set", link, "mtu", "1300"},
+		{"ip", "link", "set", link, "alias", ""},
+		{"ethtool", "-K", link, "tx", "on"},
+		{"sysctl", "net.ipv4.conf." + link + ".arp_ignore=0"},
+		{"sysctl", "net.ipv6.conf." + link + ".disable_ipv6=0"},
+	} {
+		h.run(tamper...)
+		if r := h.ensure(want); r.Writes == 0 {
+			t.Errorf("after %v on the host nothing was repaired", tamper)
+		}
+		h.quiet(want)
+	}
 }
 
 func TestEnsureLeavesStrangersInTheNamespaceAlone(t *testing.T) {
@@ -323,7 +347,7 @@ func TestEnsureLeavesStrangersInTheNamespaceAlone(t *testing.T) {
 	contains(t, h.in("ip", "route"), "192.0.3.0/24 dev stranger0")
 }
 
-func TestPrepareSilencesLinksNoLongerWanted(t *testing.T) {
+func TestLinksNoLongerWantedAreSilencedAndRemovedWhenOVSLetsGo(t *testing.T) {
 	h := newHost(t)
 	link := h.link()
 	want := h.router(link)
@@ -335,6 +359,20 @@ func TestPrepareSilencesLinksNoLongerWanted(t *testing.T) {
 		t.Errorf("routes remain: %s", routes)
 	}
 	h.quiet(want)
+	h.held.Store(&link)
+	if _, err := h.Prune(context.Background(), want); !errors.Is(err, netns.ErrLinkRemains) || !strings.Contains(err.Error(), link) {
+		t.Errorf("Prune of a link that OVS has a port for: %v", err)
+	}
+	h.run("ip", "link", "show", link)
+	h.held.Store(nil)
+	for _, writes := range []int{1, 0} {
+		if r, err := h.Prune(context.Background(), want); err != nil || r.Writes != writes {
+			t.Errorf("Prune: %+v, %v, want %d writes", r, err, writes)
+		}
+	}
+	if _, err := netlink.LinkByName(link); !errors.As(err, &netlink.LinkNotFoundError{}) {
+		t.Errorf("the outer end remains: %v", err)
+	}
 }
 
 func TestABadLinkOrRouteDoesNotStopTheOthers(t *testing.T) {
@@ -342,7 +380,6 @@ func TestABadLinkOrRouteDoesNotStopTheOthers(t *testing.T) {
 	link := h.link()
 	want := h.router(link)
 	h.ensure(want)
-	h.in("ip", "link", "add", "qr-bad", "type", "bridge")
 	want.Links = append(want.Links, desired.Link{Name: "qr-bad", MAC: "nonsense", MTU: 1500})
 	want.Links[0].MTU = 1280
 	want.Routes = append(want.Routes,
@@ -390,14 +427,15 @@ func TestAForeignNamespaceOfTheSameNameIsNotTouched(t *testing.T) {
 	check()
 }
 
-func TestDeleteRefusesWhileALinkRemains(t *testing.T) {
+func TestDeleteTakesThePairsWhenOVSHasLetGo(t *testing.T) {
 	h := newHost(t)
 	link := h.link()
 	h.ensure(h.router(link))
+	h.held.Store(&link)
 	if err := h.Delete(context.Background(), h.name); !errors.Is(err, netns.ErrLinkRemains) || !strings.Contains(err.Error(), link) {
 		t.Fatalf("Delete: %v, want ErrLinkRemains naming the link", err)
 	}
-	h.in("ip", "link", "del", link)
+	h.held.Store(nil)
 	for range 2 { // the second finds nothing and succeeds
 		if err := h.Delete(context.Background(), h.name); err != nil {
 			t.Fatal(err)
@@ -407,6 +445,9 @@ func TestDeleteRefusesWhileALinkRemains(t *testing.T) {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s remains: %v", path, err)
 		}
+	}
+	if _, err := netlink.LinkByName(link); !errors.As(err, &netlink.LinkNotFoundError{}) {
+		t.Errorf("the outer end remains: %v", err)
 	}
 }
 
@@ -490,6 +531,7 @@ func TestNamesThatAreNotWeftsAreRefused(t *testing.T) {
 func TestALinkOfTheHostThatIsNotWantedStaysThere(t *testing.T) {
 	h := newHost(t)
 	other := h.link()
+	h.run("ip", "link", "add", other, "type", "veth", "peer", "name", "p"+other[1:])
 	h.ensure(h.router(h.link()))
 	if _, err := netlink.LinkByName(other); err != nil {
 		t.Errorf("link %s: %v", other, err)
@@ -502,7 +544,7 @@ func TestDifferentNamespacesMayBeHandledAtOnce(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			want := desired.Namespace{Name: "qrouter-" + uuid.NewString(), Forward: true}
-			defer h.Destroy(context.Background(), want.Name)
+			defer h.Delete(context.Background(), want.Name) //nolint:errcheck // after a failure that was told already
 			for range 5 {
 				_, err := h.Ensure(context.Background(), want)
 				if err == nil {
@@ -545,7 +587,10 @@ func BenchmarkResync(b *testing.B) {
 		b.Fatal(err)
 	}
 	want := desired.Namespace{Name: "qrouter-" + uuid.NewString()}
-	defer m.Destroy(context.Background(), want.Name)
+	for _, prefix := range []string{"qr-", "qg-"} {
+		want.Links = append(want.Links, desired.Link{Name: prefix + uuid.NewString()[:8], MAC: "fa:16:3e:00:00:01", MTU: 1450})
+	}
+	defer m.Delete(context.Background(), want.Name) //nolint:errcheck // after a failure that was told already
 	for b.Loop() {
 		if _, err := m.Ensure(context.Background(), want); err != nil {
 			b.Fatal(err)

@@ -34,13 +34,10 @@ func validatePort(p desired.Port) error {
 	if p.Tag > highestTag {
 		return fmt.Errorf("%w: tag %d, want at most %d", ErrInvalid, p.Tag, highestTag)
 	}
-	if p.MTU < 0 {
-		return fmt.Errorf("%w: MTU %d", ErrInvalid, p.MTU)
-	}
 	switch p.Type {
 	case desired.PortForeign:
 		return nil
-	case desired.PortInternal, desired.PortPatch, desired.PortVXLAN, desired.PortGRE:
+	case desired.PortInternal, desired.PortSystem, desired.PortPatch, desired.PortVXLAN, desired.PortGRE:
 	default:
 		return fmt.Errorf("%w: interface type %q", ErrInvalid, p.Type)
 	}

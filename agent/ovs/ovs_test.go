@@ -170,24 +170,6 @@ func TestPortsAreBroughtToShape(t *testing.T) {
 	}
 }
 
-// OVS would raise or lower an internal port's MTU to that of the bridge's other ports.
-func TestMTUStaysWhenOtherPortsCome(t *testing.T) {
-	o, c := start(t)
-	small := internal("qr-1", 1)
-	small.MTU = 1450
-	ch := ovs.Change{Bridges: []desired.Bridge{brInt()}, Ports: []desired.Port{small}, Wait: true}
-	ensure(t, c, ch)
-	again(t, c, ch)
-	o.Run("ip", "link", "add", "v0", "mtu", "9000", "type", "veth", "peer", "name", "v1")
-	o.Vsctl("add-port", "br-int", "v0")
-	if got := o.Run("ip", "-o", "link", "show", "qr-1"); !strings.Contains(got, "mtu 1450 ") {
-		t.Error(got)
-	}
-	ch.Ports[0].MTU = 0
-	ensure(t, c, ch)
-	again(t, c, ch)
-}
-
 func TestAHundredPortsInOneTransaction(t *testing.T) {
 	_, c := start(t)
 	ch := ovs.Change{Bridges: []desired.Bridge{brInt()}, Ports: ports(100), Wait: true}

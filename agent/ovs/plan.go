@@ -166,18 +166,23 @@ func (p *planned) createPort(want desired.Port) error {
 		port["tag"] = want.Tag
 	}
 	iface := ovsdb.Row{
-		"name": want.Name, "type": string(want.Type),
+		"name": want.Name, "type": interfaceType(want.Type),
 		"options": stringMap(want.Options), "external_ids": stringMap(want.ExternalIDs),
 	}
 	if want.MAC != "" {
 		iface["mac"] = want.MAC
 	}
-	if want.MTU != 0 {
-		iface["mtu_request"] = want.MTU
-	}
 	p.insertPort(n, port, iface)
 	p.attach[want.Bridge] = append(p.attach[want.Bridge], portName(n))
 	return nil
+}
+
+// interfaceType is Interface.type in the database, where a system device has the empty string.
+func interfaceType(t desired.PortType) string {
+	if t == desired.PortSystem {
+		return ""
+	}
+	return string(t)
 }
 
 func (p *planned) updatePort(want desired.Port, have *Port) error {
@@ -203,17 +208,14 @@ func (p *planned) updatePort(want desired.Port, have *Port) error {
 
 func (p *planned) updateInterface(want desired.Port, have *Interface) {
 	row := ovsdb.Row{}
-	if have.Type != string(want.Type) {
-		row["type"] = string(want.Type)
+	if kind := interfaceType(want.Type); have.Type != kind {
+		row["type"] = kind
 	}
 	if !maps.Equal(have.Options, want.Options) {
 		row["options"] = stringMap(want.Options)
 	}
 	if have.MAC != want.MAC {
 		row["mac"] = optional(want.MAC)
-	}
-	if have.MTURequest != want.MTU {
-		row["mtu_request"] = optional(want.MTU)
 	}
 	p.update(tableInterface, have.uuid, row)
 	p.mergeIDs(tableInterface, byUUID(have.uuid), have.ExternalIDs, want.ExternalIDs, nil)

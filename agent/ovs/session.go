@@ -53,7 +53,6 @@ type interfaceRow struct {
 	LinkState   *string           `ovsdb:"link_state"`
 	AdminState  *string           `ovsdb:"admin_state"`
 	Error       *string           `ovsdb:"error"`
-	MTURequest  *int              `ovsdb:"mtu_request"`
 }
 
 // Table names.
@@ -156,7 +155,7 @@ func monitored() []client.MonitorOption {
 		client.WithTable(&b, &b.Name, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Ports, &b.ExternalIDs),
 		client.WithTable(&p, &p.Name, &p.Tag, &p.Interfaces, &p.ExternalIDs),
 		client.WithTable(&i, &i.Name, &i.Type, &i.OFPort, &i.Options, &i.ExternalIDs, &i.MAC, &i.MACInUse, &i.LinkState,
-			&i.AdminState, &i.Error, &i.MTURequest),
+			&i.AdminState, &i.Error),
 	}
 }
 

@@ -74,7 +74,6 @@ type Interface struct {
 	LinkState   string // "up", "down" or "" for unknown
 	AdminState  string
 	Error       string // why ovs-vswitchd could not make the interface
-	MTURequest  int    // 0 for none
 
 	uuid string
 }
@@ -145,7 +144,7 @@ func (r *interfaceRow) export(uuid string) *Interface {
 	i := &Interface{
 		uuid: uuid, Name: r.Name, Type: r.Type, Options: r.Options, ExternalIDs: r.ExternalIDs,
 		MAC: deref(r.MAC), MACInUse: deref(r.MACInUse), LinkState: deref(r.LinkState), AdminState: deref(r.AdminState),
-		Error: deref(r.Error), MTURequest: deref(r.MTURequest),
+		Error: deref(r.Error),
 	}
 	// OVS writes -1 for an interface that it could not make.
 	if n := deref(r.OFPort); n > 0 {

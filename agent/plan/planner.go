@@ -374,7 +374,7 @@ func (u *update) setPorts(p piece, ports []desired.Port) {
 }
 
 func samePort(a, b desired.Port) bool {
-	return a.Bridge == b.Bridge && a.Name == b.Name && a.Type == b.Type && a.Tag == b.Tag && a.MAC == b.MAC && a.MTU == b.MTU &&
+	return a.Bridge == b.Bridge && a.Name == b.Name && a.Type == b.Type && a.Tag == b.Tag && a.MAC == b.MAC &&
 		maps.Equal(a.Options, b.Options) && maps.Equal(a.ExternalIDs, b.ExternalIDs)
 }
 

@@ -111,12 +111,11 @@ func devicePort(v *view.View, facts *Facts, k view.PortKey) (desired.Port, bool)
 	}
 	p := n.Ports[k.Port].Object
 	if prefix := devicePrefix(p); prefix != "" {
-		// The device's MAC is set where it lives, in its namespace: OVS would complain at every change that it can't reach it.
+		// MAC and MTU are set where the device is made (agent/netns).
 		ids := owned("port", p.ID)
 		ids["iface-id"], ids["attached-mac"], ids["iface-status"] = p.ID, p.MAC, "active"
 		return desired.Port{
-			Bridge: BrInt, Name: DeviceName(prefix, p.ID), Type: desired.PortInternal, Tag: vlan,
-			MTU: n.Object.MTU, ExternalIDs: ids,
+			Bridge: BrInt, Name: DeviceName(prefix, p.ID), Type: desired.PortSystem, Tag: vlan, ExternalIDs: ids,
 		}, true
 	}
 	plugged, ok := facts.Plugged[k.Port]
