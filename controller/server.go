@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -38,9 +39,15 @@ func bounded(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler g
 	if strings.Contains(info.FullMethod, "/Batch") {
 		limit = batchLimit
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	working, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return handler(ctx, req)
+	resp, err := handler(working, req)
+	if status.Code(err) == codes.Unavailable {
+		// The caller has waited long enough for the store: its gRPC library is not to call again by itself (gRPC A6,
+		// "Pushback"). Without a connection to deliver this there is nobody to tell.
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
+	}
+	return resp, err
 }
 
 // recovered turns a panic into an INTERNAL error, and logs every INTERNAL error: each is a bug.

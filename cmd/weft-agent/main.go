@@ -79,7 +79,7 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 			return cfg, err
 		}
 		if err := yaml.UnmarshalStrict(text, &cfg); err != nil {
-			return cfg, fmt.Errorf("%s: %w", file, err)
+			return cfg, fmt.Errorf("configuration %s: %s", file, plain(err))
 		}
 	}
 	for name, field := range map[string]*string{
@@ -99,6 +99,15 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 		return cfg, setMappings(&cfg, strings.Split(value, ","))
 	}
 	return cfg, nil
+}
+
+// plain is what a YAML error says, without the words of the JSON decoder that it went through.
+func plain(err error) string {
+	text := err.Error()
+	for _, words := range []string{"error unmarshaling JSON: ", "while decoding JSON: ", "error converting YAML to JSON: ", "json: "} {
+		text = strings.TrimPrefix(text, words)
+	}
+	return strings.Replace(text, "Go struct field Config.", "", 1)
 }
 
 func setMappings(cfg *agent.Config, mappings []string) error {

@@ -85,11 +85,14 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 		return err
 	}
 	defer closeStore()
+	if len(cfg.Etcd) > 0 {
+		log.Info("waiting for the store", "etcd", cfg.Etcd)
+	}
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := controller.Start(starting, controller.Options{Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log})
 	if err != nil {
-		return err
+		return fmt.Errorf("store %v: %w", client.Endpoints(), err)
 	}
 	defer c.Stop()
 	ended := make(chan error, len(cfg.Listen))

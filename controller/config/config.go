@@ -71,9 +71,18 @@ func (c *Config) File(path string) error {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	if err := yaml.UnmarshalStrict(raw, c); err != nil {
-		return fmt.Errorf("configuration %s: %w", path, err)
+		return fmt.Errorf("configuration %s: %s", path, plain(err))
 	}
 	return nil
+}
+
+// plain is what a YAML error says, without the words of the JSON decoder that it went through.
+func plain(err error) string {
+	text := err.Error()
+	for _, words := range []string{"error unmarshaling JSON: ", "while decoding JSON: ", "error converting YAML to JSON: ", "json: "} {
+		text = strings.TrimPrefix(text, words)
+	}
+	return strings.Replace(text, "Go struct field Config.", "", 1)
 }
 
 // Setting is one thing that environment and flags can set.

@@ -31,8 +31,18 @@ func Status(err error) error {
 	if fields := model.FieldErrors(err); len(fields) > 0 {
 		return badRequest(err, fields)
 	}
-	return status.Error(Code(err), shorten(message(err), maxMessage))
+	s := status.New(Code(err), shorten(message(err), maxMessage))
+	if errors.Is(err, store.ErrUnavailable) {
+		if with, err := s.WithDetails(&errdetails.ErrorInfo{Reason: StoreUnreachable, Domain: "weft"}); err == nil {
+			return with.Err()
+		}
+	}
+	return s.Err()
 }
+
+// StoreUnreachable is the reason in the google.rpc.ErrorInfo of an UNAVAILABLE that a controller itself gives: it is there,
+// its store is not.
+const StoreUnreachable = "STORE_UNREACHABLE"
 
 // Limits on what is told of an error, which travels in HTTP headers: a message repeats what the caller sent.
 const (
@@ -52,7 +62,7 @@ func shorten(s string, limit int) string {
 func message(err error) string {
 	switch {
 	case errors.Is(err, store.ErrUnavailable):
-		return fmt.Sprintf("the store (etcd) can't be reached, so the outcome is unknown; try again later with the same request id: %v", err)
+		return fmt.Sprintf("the store (etcd) can't be reached; try again later: a change may have been made or not, with the same request id it is made once: %v", err)
 	case errors.Is(err, store.ErrConflict):
 		return fmt.Sprintf("too many others are changing the same objects; try again: %v", err)
 	case errors.Is(err, store.ErrFull):

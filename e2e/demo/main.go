@@ -54,7 +54,9 @@ func show(ctx context.Context, out io.Writer) (err error) {
 	steps := tour.Steps()
 	for i, step := range steps {
 		fmt.Fprintf(out, "\n== %d/%d %s\n", i+1, len(steps), step.Title)
-		if err := step.Run(ctx, t); err != nil {
+		if err := step.Run(ctx, t); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("step %d: interrupted", i+1)
+		} else if err != nil {
 			return errors.Join(fmt.Errorf("step %d: %w", i+1, err), l.Dump(context.WithoutCancel(ctx), os.Stderr))
 		}
 	}

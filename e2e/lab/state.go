@@ -74,14 +74,14 @@ func (s *state) isCut(host, network string) bool {
 func (l *Lab) load() (*state, error) {
 	text, err := os.ReadFile(l.stateFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("lab %s: %w: bring it up with `weft-lab up`", l.name, ErrNotFound)
+		return nil, fmt.Errorf("lab %s: %w: bring it up with `weft-lab up --lab %s`", l.name, ErrNotFound, l.name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: read its state: %w", l.name, err)
 	}
 	var s state
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, fmt.Errorf("lab %s: its state %s is damaged (`weft-lab down` removes the lab all the same): %w", l.name, l.stateFile(), err)
+		return nil, fmt.Errorf("lab %s: its state %s is damaged (`weft-lab down --lab %s` removes the lab all the same): %w", l.name, l.stateFile(), l.name, err)
 	}
 	return &s, nil
 }

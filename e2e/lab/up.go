@@ -72,7 +72,7 @@ func (l *Lab) refuseRunning() error {
 		return err
 	}
 	if len(alive) > 0 {
-		return fmt.Errorf("lab %s: %w (%d hosts run): `weft-lab down` removes it", l.name, ErrExists, len(alive))
+		return fmt.Errorf("lab %s: %w (%d hosts run): `weft-lab down --lab %s` removes it", l.name, ErrExists, len(alive), l.name)
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ func (t *Tour) agentRestart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.proved("the agents of %s were killed (SIGKILL) and new ones are at work", strings.Join(nodes(), ", "))
 	if err := t.lostNoMore(nothing, runs); err != nil {
 		return err
 	}
@@ -162,7 +163,7 @@ func (t *Tour) wholeDeletion(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.proved("%s is as it was before the first network", node)
+		t.proved("host %s is as it was before the first network", node)
 		if err := t.cleanup(ctx, node); err != nil {
 			return err
 		}
@@ -193,7 +194,7 @@ func (t *Tour) cleanup(ctx context.Context, node string) error {
 	if left := traces.FindString(now); left != "" {
 		return fmt.Errorf("%s still has %q after weft-agent cleanup:\n%s", node, left, now)
 	}
-	t.proved("weft-agent cleanup leaves nothing of weft on %s", node)
+	t.proved("weft-agent cleanup leaves nothing of weft on host %s", node)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,9 @@ func (a *app) applyCmd() *cobra.Command {
 				return usagef("-f is needed: the file, or - for standard input")
 			}
 			want, err := c.readFleet(file)
+			if path := (*fs.PathError)(nil); errors.As(err, &path) {
+				err = path.Err // the path is named here
+			}
 			if err != nil {
 				return usageError{fmt.Errorf("%s: %w", file, err)}
 			}

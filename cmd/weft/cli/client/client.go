@@ -90,7 +90,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 func checkEndpoint(s string) error {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if path == "" {
-			return fmt.Errorf("server %q: the path is missing, as in unix:/run/weft/controller.sock", s)
+			return fmt.Errorf("server %q: the path is missing, as in unix:/run/weft-controller/api.sock", s)
 		}
 		return nil
 	}

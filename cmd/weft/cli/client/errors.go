@@ -55,14 +55,18 @@ func (c *Client) fail(err error) *Error {
 	}
 	s := status.Convert(err)
 	e = &Error{Code: s.Code(), Message: s.Message()}
+	answered := false
 	for _, d := range s.Details() {
-		if b, ok := d.(*errdetails.BadRequest); ok {
-			for _, v := range b.GetFieldViolations() {
+		switch d := d.(type) {
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
 				e.Fields = append(e.Fields, FieldError{v.GetField(), v.GetDescription()})
 			}
+		case *errdetails.ErrorInfo: // a controller's own word, that its store can't be reached
+			answered = true
 		}
 	}
-	if e.Unreachable() {
+	if e.Unreachable() && !answered {
 		e.Message = fmt.Sprintf("no controller at %s can answer: %s", strings.Join(c.servers, ", "), innermost(s.Message()))
 	}
 	return e
