@@ -41,7 +41,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		t.Fatal("needs root: makes network namespaces")
 	}
 	m, err := netns.New(netns.Options{StateDir: t.TempDir()})
 	if err != nil {

@@ -47,7 +47,7 @@ type site struct {
 func newSite(t *testing.T) *site {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		t.Fatal("needs root: makes network namespaces")
 	}
 	s := &site{t: t, state: t.TempDir(), network: uuid.NewString(), client: "qrouter-" + uuid.NewString(), subnet: uuid.NewString()}
 	s.tap = "tap" + s.network[:8]

@@ -217,7 +217,7 @@ func tryDnsmasq(t testing.TB, d desired.DHCP) error {
 	t.Helper()
 	path, err := exec.LookPath("dnsmasq")
 	if err != nil {
-		t.Skip("needs dnsmasq")
+		t.Fatal("needs dnsmasq: make deps installs it")
 	}
 	var conf bytes.Buffer
 	for file, directive := range map[string]string{"host": "dhcp-host", "opts": "dhcp-option"} {

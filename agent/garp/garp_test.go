@@ -35,7 +35,7 @@ type segment struct {
 func newSegment(t *testing.T) *segment {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		t.Fatal("needs root: makes network namespaces")
 	}
 	m, err := netns.New(netns.Options{StateDir: t.TempDir()})
 	if err != nil {

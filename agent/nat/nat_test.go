@@ -68,7 +68,7 @@ type space struct {
 func newSpace(t testing.TB) *space {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		t.Fatal("needs root: makes network namespaces")
 	}
 	m, err := netns.New(netns.Options{StateDir: t.TempDir()})
 	if err != nil {

@@ -34,7 +34,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		t.Fatal("needs root: makes network namespaces")
 	}
 	h := &host{t: t, state: t.TempDir(), name: "qrouter-" + uuid.NewString()}
 	h.restart()

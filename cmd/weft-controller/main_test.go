@@ -236,7 +236,7 @@ func freePort(b testing.TB) int {
 func TestItWorksAgainstTheDistributionsEtcd(t *testing.T) {
 	server, err := exec.LookPath("etcd")
 	if err != nil {
-		t.Skip("etcd is not installed")
+		t.Fatal("etcd is not installed: make deps installs it")
 	}
 	dir, listen, peer := t.TempDir(), "http://127.0.0.1:"+strconv.Itoa(freePort(t)), "http://127.0.0.1:"+strconv.Itoa(freePort(t))
 	args := []string{

@@ -35,7 +35,7 @@ type shell struct {
 func newShell(t *testing.T) shell {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("simulated hosts need root")
+		t.Fatal("simulated hosts need root")
 	}
 	s := shell{t: t, name: fmt.Sprintf("cli-%d", os.Getpid())}
 	t.Cleanup(func() {

@@ -47,7 +47,7 @@ func small(name string) lab.Options {
 func up(t *testing.T, o lab.Options) *lab.Lab {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("simulated hosts need root")
+		t.Fatal("simulated hosts need root")
 	}
 	before := machine(t)
 	l, err := lab.Up(within(t), o)

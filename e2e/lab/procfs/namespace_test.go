@@ -12,7 +12,7 @@ import (
 func inNewMounts(t *testing.T) (id ID, end func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("a mount namespace needs root")
+		t.Fatal("a mount namespace needs root")
 	}
 	cmd := exec.Command("sleep", "60")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
