@@ -40,6 +40,11 @@ const (
 	FamilyStatus       Family = "status"
 	FamilyClaim        Family = "claim"
 	FamilyRequest      Family = "request"
+	FamilyMove         Family = "move"
+	FamilyPool         Family = "pool"
+	FamilyLeader       Family = "leader"
+	FamilyAsk          Family = "ask"
+	FamilyAnswer       Family = "answer"
 )
 
 // The things that host/<node>/, status/<node>/ and locator/ speak of.
@@ -118,7 +123,8 @@ func HostKind(node, kind string) string { return under(FamilyHost, node, kind) }
 // HostObject is the key of the binding of one object to a node; for KindDHCP the id is the network's.
 func HostObject(node, kind, id string) string { return join(FamilyHost, node, kind, id) }
 
-// Active is the key that says which node forwards for a router.
+// Active is the key that says which node forwards for a router. Nodes planned to hold the router change it, by compare and
+// swap.
 func Active(router string) string { return join(FamilyActive, router) }
 
 // Agent is the key of a node's agent's description of itself.
@@ -141,6 +147,30 @@ func Statuses(node string) string { return under(FamilyStatus, node) }
 
 // Request is the key of the remembered result of a call.
 func Request(id string) string { return join(FamilyRequest, id) }
+
+// Move is the key of the wish that a router become active on another node.
+func Move(router string) string { return join(FamilyMove, router) }
+
+// Pool is the key of the settings of a pool of network nodes.
+func Pool(id string) string { return join(FamilyPool, id) }
+
+// Leaders is the prefix of the keys of the controllers that lead or are next.
+func Leaders() string { return All(FamilyLeader) }
+
+// Leader is the key of one of them; lease is its lease, 16 hex digits.
+func Leader(lease string) string { return join(FamilyLeader, lease) }
+
+// Ask is the key of a question to a node's agent.
+func Ask(node, question string) string { return join(FamilyAsk, node, question) }
+
+// Asks is the prefix of the questions to a node's agent.
+func Asks(node string) string { return under(FamilyAsk, node) }
+
+// Answer is the key of the agent's answer to a question.
+func Answer(node, question string) string { return join(FamilyAnswer, node, question) }
+
+// Answers is the prefix of a node's answers.
+func Answers(node string) string { return under(FamilyAnswer, node) }
 
 // SegmentClaim is the key of the claim on a segment. networkType is "vlan", "vxlan", "gre" or "flat" (segment 0);
 // physicalNetwork is empty for tunnels. Claims of one type and physical network sort by segment.

@@ -15,7 +15,7 @@ type Spec struct {
 	Parts []string
 	// Value is the full name of the protobuf message that is the value.
 	Value string
-	// Writer is who writes such keys: "controller" or "agent" (only below its own node).
+	// Writer is who writes such keys: "controller", "agent" (only below its own node) or both.
 	Writer string
 	Doc    string
 }
@@ -34,7 +34,7 @@ func Families() []Spec {
 		{FamilyHost, []string{"node", KindPort, "port"}, "weft.store.v1.PortBinding", "controller", "The port is this node's to wire, or is refused there."},
 		{FamilyHost, []string{"node", KindRouter, "router"}, "weft.store.v1.RouterBinding", "controller", "The node is planned to hold the router."},
 		{FamilyHost, []string{"node", KindDHCP, "network"}, "weft.store.v1.DhcpBinding", "controller", "The node runs a DHCP server for the network."},
-		{FamilyActive, []string{"router"}, "weft.store.v1.ActiveRouter", "controller", "The one node that forwards for the router."},
+		{FamilyActive, []string{"router"}, "weft.store.v1.ActiveRouter", "controller and agent", "The one node that forwards for the router. Of agents, only those of nodes planned to hold the router write it, by compare and swap."},
 		{FamilyAgent, []string{"node"}, "weft.store.v1.Agent", "agent", "What the node's agent says of itself; outlives it, as its tunnels do."},
 		{FamilyLive, []string{"node"}, "weft.store.v1.Agent", "agent", "Exists, under a lease, while the agent lives."},
 		{FamilyPlug, []string{"node", "port"}, "weft.store.v1.Plug", "agent", "The port's interface is on the node's integration bridge."},
@@ -44,6 +44,11 @@ func Families() []Spec {
 		{FamilyClaim, []string{ClaimMAC, "network", "mac"}, "weft.store.v1.Claim", "controller", "Who holds the MAC address on the network."},
 		{FamilyClaim, []string{ClaimFloating, "port", "address", "router"}, "weft.store.v1.Claim", "controller", "Which floating IP leads to the port's address through the router."},
 		{FamilyRequest, []string{"request"}, "weft.store.v1.Request", "controller", "The first result of a call, for its retries; under a lease."},
+		{FamilyMove, []string{"router"}, "weft.store.v1.Move", "controller", "The router is to become active on another node."},
+		{FamilyPool, []string{"pool"}, "weft.store.v1.PoolSettings", "controller", "What the operator says of a pool of network nodes."},
+		{FamilyLeader, []string{"lease"}, "weft.store.v1.Leader", "controller", "A controller that leads (the lowest create revision) or is next; under its lease."},
+		{FamilyAsk, []string{"node", "question"}, "weft.store.v1.Question", "controller", "The node's agent is asked how its node differs from the plan; under a lease."},
+		{FamilyAnswer, []string{"node", "question"}, "weft.store.v1.Answer", "agent", "The agent's answer; under a lease."},
 	}
 }
 

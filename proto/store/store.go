@@ -188,6 +188,8 @@ func compare(g txn.Guard) clientv3.Cmp {
 		return clientv3.Compare(clientv3.CreateRevision(g.Key), ">", 0)
 	case txn.KeyUnchanged:
 		return clientv3.Compare(clientv3.ModRevision(g.Key), "=", g.Revision)
+	case txn.KeyCreatedAt:
+		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", g.Revision)
 	case txn.PrefixEmpty:
 		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", 0).WithPrefix()
 	case txn.PrefixUnchanged:

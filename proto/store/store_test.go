@@ -154,7 +154,7 @@ func drawTxn(t *rapid.T, m *txntest.Memory) *txn.Txn {
 		return rapid.Int64Range(0, 30).Draw(t, "revision")
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "guards") {
-		switch rapid.IntRange(0, 4).Draw(t, "guard") {
+		switch rapid.IntRange(0, 5).Draw(t, "guard") {
 		case 0:
 			x.Absent(key.Draw(t, "key"))
 		case 1:
@@ -165,6 +165,9 @@ func drawTxn(t *rapid.T, m *txntest.Memory) *txn.Txn {
 			x.NoneUnder(prefix.Draw(t, "prefix"))
 		case 4:
 			x.NoneChangedUnder(prefix.Draw(t, "prefix"), revision())
+		case 5:
+			k := key.Draw(t, "key")
+			x.CreatedAt(k, rapid.SampledFrom([]int64{m.Created(k), revision()}).Draw(t, "created"))
 		}
 	}
 	for range rapid.IntRange(1, 3).Draw(t, "writes") {

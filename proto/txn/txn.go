@@ -29,6 +29,7 @@ const (
 	KeyAbsent       GuardKind = iota // no key Key
 	KeyExists                        // a key Key
 	KeyUnchanged                     // Key's mod revision is Revision
+	KeyCreatedAt                     // Key's create revision is Revision
 	PrefixEmpty                      // no key begins with Key
 	PrefixUnchanged                  // no key that begins with Key was created or changed after Revision
 )
@@ -110,6 +111,12 @@ func (t *Txn) Exists(key string) { t.guard(Guard{Kind: KeyExists, Key: key}) }
 // Unchanged guards that the key's mod revision is still revision; 0 means that the key does not exist.
 func (t *Txn) Unchanged(key string, revision int64) {
 	t.guard(Guard{Kind: KeyUnchanged, Key: key, Revision: revision})
+}
+
+// CreatedAt guards that the key still is the one created at revision, whatever its value: a lease's or an election's holder
+// has not lost it meanwhile.
+func (t *Txn) CreatedAt(key string, revision int64) {
+	t.guard(Guard{Kind: KeyCreatedAt, Key: key, Revision: revision})
 }
 
 // NoneUnder guards that no key begins with prefix.

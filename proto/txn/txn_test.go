@@ -56,6 +56,7 @@ func TestTheSameGuardTwiceIsOneGuard(t *testing.T) {
 		x.Unchanged("c", 7)
 		x.NoneUnder("d/")
 		x.NoneChangedUnder("e/", 9)
+		x.CreatedAt("f", 3)
 	}
 	x.Unchanged("c", 8)
 	want := []txn.Guard{
@@ -64,6 +65,7 @@ func TestTheSameGuardTwiceIsOneGuard(t *testing.T) {
 		{Kind: txn.KeyUnchanged, Key: "c", Revision: 7},
 		{Kind: txn.PrefixEmpty, Key: "d/"},
 		{Kind: txn.PrefixUnchanged, Key: "e/", Revision: 9},
+		{Kind: txn.KeyCreatedAt, Key: "f", Revision: 3},
 		{Kind: txn.KeyUnchanged, Key: "c", Revision: 8},
 	}
 	if diff := cmp.Diff(want, x.Guards()); diff != "" {

@@ -9,16 +9,17 @@ import (
 	"github.com/weft-sdn/weft/proto/txn"
 )
 
-// Memory is a store of keys with mod revisions. Make it with New. It is not safe for concurrent use.
+// Memory is a store of keys with create and mod revisions. Make it with New. It is not safe for concurrent use.
 type Memory struct {
 	values    map[string]string
 	revisions map[string]int64
+	created   map[string]int64
 	revision  int64
 }
 
 // New is an empty store.
 func New() *Memory {
-	return &Memory{values: map[string]string{}, revisions: map[string]int64{}, revision: 1}
+	return &Memory{values: map[string]string{}, revisions: map[string]int64{}, created: map[string]int64{}, revision: 1}
 }
 
 // Commit makes the transaction's writes if all guards hold, and reports whether they did. A transaction with a fault
@@ -48,7 +49,11 @@ func (m *Memory) apply(w txn.Write, revision int64) bool {
 		had := m.revisions[w.Key] > 0
 		delete(m.values, w.Key)
 		delete(m.revisions, w.Key)
+		delete(m.created, w.Key)
 		return had
+	}
+	if m.created[w.Key] == 0 {
+		m.created[w.Key] = revision
 	}
 	m.values[w.Key], m.revisions[w.Key] = string(w.Value), revision
 	return true
@@ -60,6 +65,8 @@ func (m *Memory) holds(g txn.Guard) bool {
 		return m.revisions[g.Key] > 0
 	case txn.KeyUnchanged:
 		return m.revisions[g.Key] == g.Revision
+	case txn.KeyCreatedAt:
+		return m.created[g.Key] == g.Revision
 	case txn.PrefixEmpty:
 		return m.newestUnder(g.Key) == 0
 	case txn.PrefixUnchanged:
@@ -84,6 +91,9 @@ func (m *Memory) newestUnder(prefix string) int64 {
 
 // Values is a copy of all keys with their values.
 func (m *Memory) Values() map[string]string { return maps.Clone(m.values) }
+
+// Created is a key's create revision, 0 if there is no such key.
+func (m *Memory) Created(key string) int64 { return m.created[key] }
 
 // Revision is a key's mod revision, 0 if there is no such key.
 func (m *Memory) Revision(key string) int64 { return m.revisions[key] }

@@ -116,6 +116,10 @@ type Network struct {
 	Status *ObjectStatus `protobuf:"bytes,15,opt,name=status,proto3" json:"status,omitempty"`
 	// Output only. Where the network's DHCP servers run and why other nodes were not chosen.
 	DhcpPlacement *Placement `protobuf:"bytes,16,opt,name=dhcp_placement,json=dhcpPlacement,proto3" json:"dhcp_placement,omitempty"`
+	// How many nodes serve the network's DHCP. 0 on input: as the pool says (2), or as many as the pool has. At most 8.
+	DhcpServers int32 `protobuf:"varint,17,opt,name=dhcp_servers,json=dhcpServers,proto3" json:"dhcp_servers,omitempty"`
+	// Only nodes of this pool serve the network's DHCP. Default "": any.
+	Pool          string `protobuf:"bytes,18,opt,name=pool,proto3" json:"pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,10 +266,24 @@ func (x *Network) GetDhcpPlacement() *Placement {
 	return nil
 }
 
+func (x *Network) GetDhcpServers() int32 {
+	if x != nil {
+		return x.DhcpServers
+	}
+	return 0
+}
+
+func (x *Network) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
 // Placement is where the scheduler put something, and why not elsewhere. Output only.
 type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In order of preference; the first is the active one.
+	// In order of preference. Which one of a router's is active is in the router.
 	Nodes []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Nodes that were considered and rejected, each with the reason.
 	Rejected      []*NodeRejection `protobuf:"bytes,2,rep,name=rejected,proto3" json:"rejected,omitempty"`
@@ -613,7 +631,7 @@ type UpdateNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is required; etag, when given, must match.
 	Network *Network `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
-	// Which fields to change: name, admin_state_up, shared, external, mtu, dns_domain.
+	// Which fields to change: name, admin_state_up, shared, external, mtu, dns_domain, dhcp_servers, pool.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -906,7 +924,7 @@ var File_weft_v1_network_proto protoreflect.FileDescriptor
 
 const file_weft_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xe0\x04\n" +
+	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\x97\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -927,7 +945,9 @@ const file_weft_v1_network_proto_rawDesc = "" +
 	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12-\n" +
 	"\x06status\x18\x0f \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\x129\n" +
-	"\x0edhcp_placement\x18\x10 \x01(\v2\x12.weft.v1.PlacementR\rdhcpPlacementB\x11\n" +
+	"\x0edhcp_placement\x18\x10 \x01(\v2\x12.weft.v1.PlacementR\rdhcpPlacement\x12!\n" +
+	"\fdhcp_servers\x18\x11 \x01(\x05R\vdhcpServers\x12\x12\n" +
+	"\x04pool\x18\x12 \x01(\tR\x04poolB\x11\n" +
 	"\x0f_admin_state_up\"U\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x122\n" +

@@ -102,8 +102,22 @@ type Node struct {
 	// Output only. UUIDs of the networks whose DHCP server is placed here.
 	DhcpNetworks []string `protobuf:"bytes,12,rep,name=dhcp_networks,json=dhcpNetworks,proto3" json:"dhcp_networks,omitempty"`
 	// Output only. How many ports are bound here.
-	PortCount     int64  `protobuf:"varint,13,opt,name=port_count,json=portCount,proto3" json:"port_count,omitempty"`
-	Etag          string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	PortCount int64  `protobuf:"varint,13,opt,name=port_count,json=portCount,proto3" json:"port_count,omitempty"`
+	Etag      string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Output only; from its configuration. Nodes of one pool hold routers for each other. Default "default".
+	Pool string `protobuf:"bytes,15,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Output only; from its configuration. Availability zone.
+	Zone string `protobuf:"bytes,16,opt,name=zone,proto3" json:"zone,omitempty"`
+	// Output only; from its configuration. How many routers it may hold, active and standby; 0 is no limit.
+	Capacity int32 `protobuf:"varint,17,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// Nothing new is placed here.
+	Cordoned bool `protobuf:"varint,18,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	// What is placed here moves off, before anything is taken down; implies cordoned. Stays until it is set to false.
+	Draining bool `protobuf:"varint,19,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Output only. UUIDs of those of the routers that are active here.
+	ActiveRouters []string `protobuf:"bytes,20,rep,name=active_routers,json=activeRouters,proto3" json:"active_routers,omitempty"`
+	// Output only. One per bridge mapping.
+	Uplinks       []*Uplink `protobuf:"bytes,21,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +250,288 @@ func (x *Node) GetEtag() string {
 	return ""
 }
 
+func (x *Node) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Node) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Node) GetCapacity() int32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *Node) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *Node) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Node) GetActiveRouters() []string {
+	if x != nil {
+		return x.ActiveRouters
+	}
+	return nil
+}
+
+func (x *Node) GetUplinks() []*Uplink {
+	if x != nil {
+		return x.Uplinks
+	}
+	return nil
+}
+
+// Uplink is the way from a node to a physical network.
+type Uplink struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	PhysicalNetwork string                 `protobuf:"bytes,1,opt,name=physical_network,json=physicalNetwork,proto3" json:"physical_network,omitempty"`
+	Bridge          string                 `protobuf:"bytes,2,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	// The bridge exists and has a physical port whose link is up.
+	Proven bool `protobuf:"varint,3,opt,name=proven,proto3" json:"proven,omitempty"`
+	// Why it is not proven.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Uplink) Reset() {
+	*x = Uplink{}
+	mi := &file_weft_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Uplink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Uplink) ProtoMessage() {}
+
+func (x *Uplink) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Uplink.ProtoReflect.Descriptor instead.
+func (*Uplink) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Uplink) GetPhysicalNetwork() string {
+	if x != nil {
+		return x.PhysicalNetwork
+	}
+	return ""
+}
+
+func (x *Uplink) GetBridge() string {
+	if x != nil {
+		return x.Bridge
+	}
+	return ""
+}
+
+func (x *Uplink) GetProven() bool {
+	if x != nil {
+		return x.Proven
+	}
+	return false
+}
+
+func (x *Uplink) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Pool is a group of network nodes that hold routers for each other. It exists as soon as a node names it.
+type Pool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A node that returns gets back the routers whose first choice it is.
+	Failback bool `protobuf:"varint,2,opt,name=failback,proto3" json:"failback,omitempty"`
+	// How many nodes hold a router that does not say; 0 is 2.
+	Ha int32 `protobuf:"varint,3,opt,name=ha,proto3" json:"ha,omitempty"`
+	// How many nodes serve a network's DHCP if it does not say; 0 is 2.
+	DhcpServers int32 `protobuf:"varint,4,opt,name=dhcp_servers,json=dhcpServers,proto3" json:"dhcp_servers,omitempty"`
+	// Output only. Its network nodes.
+	Nodes         []string `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Etag          string   `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pool) Reset() {
+	*x = Pool{}
+	mi := &file_weft_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pool) ProtoMessage() {}
+
+func (x *Pool) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pool.ProtoReflect.Descriptor instead.
+func (*Pool) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Pool) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Pool) GetFailback() bool {
+	if x != nil {
+		return x.Failback
+	}
+	return false
+}
+
+func (x *Pool) GetHa() int32 {
+	if x != nil {
+		return x.Ha
+	}
+	return 0
+}
+
+func (x *Pool) GetDhcpServers() int32 {
+	if x != nil {
+		return x.DhcpServers
+	}
+	return 0
+}
+
+func (x *Pool) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Pool) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// Difference is something on a node that is not as it should be.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What kind of thing: "flow", "port", "bridge", "namespace", "link", "address", "route", "nat", "dhcp".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Where and which: "br-int table=0 priority=100,in_port=3", "qrouter-…/qg-….".
+	Object string `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// What should be there; "" for nothing.
+	Desired string `protobuf:"bytes,3,opt,name=desired,proto3" json:"desired,omitempty"`
+	// What is there; "" for nothing.
+	Actual        string `protobuf:"bytes,4,opt,name=actual,proto3" json:"actual,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_weft_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Difference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Difference) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Difference) GetDesired() string {
+	if x != nil {
+		return x.Desired
+	}
+	return ""
+}
+
+func (x *Difference) GetActual() string {
+	if x != nil {
+		return x.Actual
+	}
+	return ""
+}
+
 type GetNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -245,7 +541,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[1]
+	mi := &file_weft_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +553,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[1]
+	mi := &file_weft_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +566,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetNodeRequest) GetId() string {
@@ -292,7 +588,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[2]
+	mi := &file_weft_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -304,7 +600,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[2]
+	mi := &file_weft_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -317,7 +613,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListNodesRequest) GetPageSize() int32 {
@@ -359,7 +655,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_weft_v1_node_proto_msgTypes[3]
+	mi := &file_weft_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +667,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[3]
+	mi := &file_weft_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +680,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -411,7 +707,7 @@ func (x *ListNodesResponse) GetRevision() int64 {
 type UpdateNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// Which fields to change: labels.
+	// Which fields to change: labels, cordoned, draining.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -420,7 +716,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[4]
+	mi := &file_weft_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +728,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[4]
+	mi := &file_weft_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +741,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UpdateNodeRequest) GetNode() *Node {
@@ -479,7 +775,7 @@ type DeleteNodeRequest struct {
 
 func (x *DeleteNodeRequest) Reset() {
 	*x = DeleteNodeRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[5]
+	mi := &file_weft_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +787,7 @@ func (x *DeleteNodeRequest) String() string {
 func (*DeleteNodeRequest) ProtoMessage() {}
 
 func (x *DeleteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[5]
+	mi := &file_weft_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +800,7 @@ func (x *DeleteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteNodeRequest) GetId() string {
@@ -521,11 +817,515 @@ func (x *DeleteNodeRequest) GetRequestId() string {
 	return ""
 }
 
+type DiffNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffNodeRequest) Reset() {
+	*x = DiffNodeRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffNodeRequest) ProtoMessage() {}
+
+func (x *DiffNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffNodeRequest.ProtoReflect.Descriptor instead.
+func (*DiffNodeRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DiffNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DiffNodeResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Differences []*Difference          `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	// There are more.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffNodeResponse) Reset() {
+	*x = DiffNodeResponse{}
+	mi := &file_weft_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffNodeResponse) ProtoMessage() {}
+
+func (x *DiffNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffNodeResponse.ProtoReflect.Descriptor instead.
+func (*DiffNodeResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DiffNodeResponse) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *DiffNodeResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type GetPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoolRequest) Reset() {
+	*x = GetPoolRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoolRequest) ProtoMessage() {}
+
+func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
+func (*GetPoolRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetPoolRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ListPoolsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Filter        string                 `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	OrderBy       string                 `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolsRequest) Reset() {
+	*x = ListPoolsRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsRequest) ProtoMessage() {}
+
+func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
+func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListPoolsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPoolsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListPoolsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListPoolsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListPoolsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pools         []*Pool                `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolsResponse) Reset() {
+	*x = ListPoolsResponse{}
+	mi := &file_weft_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsResponse) ProtoMessage() {}
+
+func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
+func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListPoolsResponse) GetPools() []*Pool {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *ListPoolsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListPoolsResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type UpdatePoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Which fields to change: failback, ha, dhcp_servers.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdatePoolRequest) Reset() {
+	*x = UpdatePoolRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdatePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdatePoolRequest) ProtoMessage() {}
+
+func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
+func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UpdatePoolRequest) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *UpdatePoolRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdatePoolRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RebalanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "" is every pool.
+	Pool          string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	DryRun        bool   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RebalanceRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *RebalanceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RebalanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*RouterMove          `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_weft_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RebalanceResponse) GetMoves() []*RouterMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// RouterMove is the move of an active router from one node to another.
+type RouterMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RouterId      string                 `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterMove) Reset() {
+	*x = RouterMove{}
+	mi := &file_weft_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterMove) ProtoMessage() {}
+
+func (x *RouterMove) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterMove.ProtoReflect.Descriptor instead.
+func (*RouterMove) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RouterMove) GetRouterId() string {
+	if x != nil {
+		return x.RouterId
+	}
+	return ""
+}
+
+func (x *RouterMove) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RouterMove) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *RouterMove) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_weft_v1_node_proto protoreflect.FileDescriptor
 
 const file_weft_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x12weft/v1/node.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x04\n" +
+	"\x12weft/v1/node.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x06\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x05roles\x18\x02 \x03(\x0e2\r.weft.v1.RoleR\x05roles\x121\n" +
@@ -543,13 +1343,38 @@ const file_weft_v1_node_proto_rawDesc = "" +
 	"\rdhcp_networks\x18\f \x03(\tR\fdhcpNetworks\x12\x1d\n" +
 	"\n" +
 	"port_count\x18\r \x01(\x03R\tportCount\x12\x12\n" +
-	"\x04etag\x18\x0e \x01(\tR\x04etag\x1a9\n" +
+	"\x04etag\x18\x0e \x01(\tR\x04etag\x12\x12\n" +
+	"\x04pool\x18\x0f \x01(\tR\x04pool\x12\x12\n" +
+	"\x04zone\x18\x10 \x01(\tR\x04zone\x12\x1a\n" +
+	"\bcapacity\x18\x11 \x01(\x05R\bcapacity\x12\x1a\n" +
+	"\bcordoned\x18\x12 \x01(\bR\bcordoned\x12\x1a\n" +
+	"\bdraining\x18\x13 \x01(\bR\bdraining\x12%\n" +
+	"\x0eactive_routers\x18\x14 \x03(\tR\ractiveRouters\x12)\n" +
+	"\auplinks\x18\x15 \x03(\v2\x0f.weft.v1.UplinkR\auplinks\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +
 	"\x13BridgeMappingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\" \n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
+	"\x06Uplink\x12)\n" +
+	"\x10physical_network\x18\x01 \x01(\tR\x0fphysicalNetwork\x12\x16\n" +
+	"\x06bridge\x18\x02 \x01(\tR\x06bridge\x12\x16\n" +
+	"\x06proven\x18\x03 \x01(\bR\x06proven\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8f\x01\n" +
+	"\x04Pool\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bfailback\x18\x02 \x01(\bR\bfailback\x12\x0e\n" +
+	"\x02ha\x18\x03 \x01(\x05R\x02ha\x12!\n" +
+	"\fdhcp_servers\x18\x04 \x01(\x05R\vdhcpServers\x12\x14\n" +
+	"\x05nodes\x18\x05 \x03(\tR\x05nodes\x12\x12\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\"j\n" +
+	"\n" +
+	"Difference\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\tR\x06object\x12\x18\n" +
+	"\adesired\x18\x03 \x01(\tR\adesired\x12\x16\n" +
+	"\x06actual\x18\x04 \x01(\tR\x06actual\" \n" +
 	"\x0eGetNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x81\x01\n" +
 	"\x10ListNodesRequest\x12\x1b\n" +
@@ -571,18 +1396,60 @@ const file_weft_v1_node_proto_rawDesc = "" +
 	"\x11DeleteNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId*@\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"!\n" +
+	"\x0fDiffNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"g\n" +
+	"\x10DiffNodeResponse\x125\n" +
+	"\vdifferences\x18\x01 \x03(\v2\x13.weft.v1.DifferenceR\vdifferences\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\" \n" +
+	"\x0eGetPoolRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x81\x01\n" +
+	"\x10ListPoolsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06filter\x18\x03 \x01(\tR\x06filter\x12\x19\n" +
+	"\border_by\x18\x04 \x01(\tR\aorderBy\"|\n" +
+	"\x11ListPoolsResponse\x12#\n" +
+	"\x05pools\x18\x01 \x03(\v2\r.weft.v1.PoolR\x05pools\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x92\x01\n" +
+	"\x11UpdatePoolRequest\x12!\n" +
+	"\x04pool\x18\x01 \x01(\v2\r.weft.v1.PoolR\x04pool\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"^\n" +
+	"\x10RebalanceRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\">\n" +
+	"\x11RebalanceResponse\x12)\n" +
+	"\x05moves\x18\x01 \x03(\v2\x13.weft.v1.RouterMoveR\x05moves\"e\n" +
+	"\n" +
+	"RouterMove\x12\x1b\n" +
+	"\trouter_id\x18\x01 \x01(\tR\brouterId\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*@\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_COMPUTE\x10\x01\x12\x10\n" +
-	"\fROLE_NETWORK\x10\x022\xff\x01\n" +
+	"\fROLE_NETWORK\x10\x022\xb4\x04\n" +
 	"\vNodeService\x121\n" +
 	"\aGetNode\x12\x17.weft.v1.GetNodeRequest\x1a\r.weft.v1.Node\x12B\n" +
 	"\tListNodes\x12\x19.weft.v1.ListNodesRequest\x1a\x1a.weft.v1.ListNodesResponse\x127\n" +
 	"\n" +
 	"UpdateNode\x12\x1a.weft.v1.UpdateNodeRequest\x1a\r.weft.v1.Node\x12@\n" +
 	"\n" +
-	"DeleteNode\x12\x1a.weft.v1.DeleteNodeRequest\x1a\x16.google.protobuf.EmptyB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
+	"DeleteNode\x12\x1a.weft.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\x12?\n" +
+	"\bDiffNode\x12\x18.weft.v1.DiffNodeRequest\x1a\x19.weft.v1.DiffNodeResponse\x121\n" +
+	"\aGetPool\x12\x17.weft.v1.GetPoolRequest\x1a\r.weft.v1.Pool\x12B\n" +
+	"\tListPools\x12\x19.weft.v1.ListPoolsRequest\x1a\x1a.weft.v1.ListPoolsResponse\x127\n" +
+	"\n" +
+	"UpdatePool\x12\x1a.weft.v1.UpdatePoolRequest\x1a\r.weft.v1.Pool\x12B\n" +
+	"\tRebalance\x12\x19.weft.v1.RebalanceRequest\x1a\x1a.weft.v1.RebalanceResponseB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_weft_v1_node_proto_rawDescOnce sync.Once
@@ -597,42 +1464,70 @@ func file_weft_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_weft_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_weft_v1_node_proto_goTypes = []any{
 	(Role)(0),                     // 0: weft.v1.Role
 	(*Node)(nil),                  // 1: weft.v1.Node
-	(*GetNodeRequest)(nil),        // 2: weft.v1.GetNodeRequest
-	(*ListNodesRequest)(nil),      // 3: weft.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 4: weft.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),     // 5: weft.v1.UpdateNodeRequest
-	(*DeleteNodeRequest)(nil),     // 6: weft.v1.DeleteNodeRequest
-	nil,                           // 7: weft.v1.Node.LabelsEntry
-	nil,                           // 8: weft.v1.Node.BridgeMappingsEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 10: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 11: google.protobuf.Empty
+	(*Uplink)(nil),                // 2: weft.v1.Uplink
+	(*Pool)(nil),                  // 3: weft.v1.Pool
+	(*Difference)(nil),            // 4: weft.v1.Difference
+	(*GetNodeRequest)(nil),        // 5: weft.v1.GetNodeRequest
+	(*ListNodesRequest)(nil),      // 6: weft.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 7: weft.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),     // 8: weft.v1.UpdateNodeRequest
+	(*DeleteNodeRequest)(nil),     // 9: weft.v1.DeleteNodeRequest
+	(*DiffNodeRequest)(nil),       // 10: weft.v1.DiffNodeRequest
+	(*DiffNodeResponse)(nil),      // 11: weft.v1.DiffNodeResponse
+	(*GetPoolRequest)(nil),        // 12: weft.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),      // 13: weft.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 14: weft.v1.ListPoolsResponse
+	(*UpdatePoolRequest)(nil),     // 15: weft.v1.UpdatePoolRequest
+	(*RebalanceRequest)(nil),      // 16: weft.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 17: weft.v1.RebalanceResponse
+	(*RouterMove)(nil),            // 18: weft.v1.RouterMove
+	nil,                           // 19: weft.v1.Node.LabelsEntry
+	nil,                           // 20: weft.v1.Node.BridgeMappingsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 23: google.protobuf.Empty
 }
 var file_weft_v1_node_proto_depIdxs = []int32{
 	0,  // 0: weft.v1.Node.roles:type_name -> weft.v1.Role
-	7,  // 1: weft.v1.Node.labels:type_name -> weft.v1.Node.LabelsEntry
-	8,  // 2: weft.v1.Node.bridge_mappings:type_name -> weft.v1.Node.BridgeMappingsEntry
-	9,  // 3: weft.v1.Node.start_time:type_name -> google.protobuf.Timestamp
-	1,  // 4: weft.v1.ListNodesResponse.nodes:type_name -> weft.v1.Node
-	1,  // 5: weft.v1.UpdateNodeRequest.node:type_name -> weft.v1.Node
-	10, // 6: weft.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 7: weft.v1.NodeService.GetNode:input_type -> weft.v1.GetNodeRequest
-	3,  // 8: weft.v1.NodeService.ListNodes:input_type -> weft.v1.ListNodesRequest
-	5,  // 9: weft.v1.NodeService.UpdateNode:input_type -> weft.v1.UpdateNodeRequest
-	6,  // 10: weft.v1.NodeService.DeleteNode:input_type -> weft.v1.DeleteNodeRequest
-	1,  // 11: weft.v1.NodeService.GetNode:output_type -> weft.v1.Node
-	4,  // 12: weft.v1.NodeService.ListNodes:output_type -> weft.v1.ListNodesResponse
-	1,  // 13: weft.v1.NodeService.UpdateNode:output_type -> weft.v1.Node
-	11, // 14: weft.v1.NodeService.DeleteNode:output_type -> google.protobuf.Empty
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	19, // 1: weft.v1.Node.labels:type_name -> weft.v1.Node.LabelsEntry
+	20, // 2: weft.v1.Node.bridge_mappings:type_name -> weft.v1.Node.BridgeMappingsEntry
+	21, // 3: weft.v1.Node.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 4: weft.v1.Node.uplinks:type_name -> weft.v1.Uplink
+	1,  // 5: weft.v1.ListNodesResponse.nodes:type_name -> weft.v1.Node
+	1,  // 6: weft.v1.UpdateNodeRequest.node:type_name -> weft.v1.Node
+	22, // 7: weft.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 8: weft.v1.DiffNodeResponse.differences:type_name -> weft.v1.Difference
+	3,  // 9: weft.v1.ListPoolsResponse.pools:type_name -> weft.v1.Pool
+	3,  // 10: weft.v1.UpdatePoolRequest.pool:type_name -> weft.v1.Pool
+	22, // 11: weft.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
+	18, // 12: weft.v1.RebalanceResponse.moves:type_name -> weft.v1.RouterMove
+	5,  // 13: weft.v1.NodeService.GetNode:input_type -> weft.v1.GetNodeRequest
+	6,  // 14: weft.v1.NodeService.ListNodes:input_type -> weft.v1.ListNodesRequest
+	8,  // 15: weft.v1.NodeService.UpdateNode:input_type -> weft.v1.UpdateNodeRequest
+	9,  // 16: weft.v1.NodeService.DeleteNode:input_type -> weft.v1.DeleteNodeRequest
+	10, // 17: weft.v1.NodeService.DiffNode:input_type -> weft.v1.DiffNodeRequest
+	12, // 18: weft.v1.NodeService.GetPool:input_type -> weft.v1.GetPoolRequest
+	13, // 19: weft.v1.NodeService.ListPools:input_type -> weft.v1.ListPoolsRequest
+	15, // 20: weft.v1.NodeService.UpdatePool:input_type -> weft.v1.UpdatePoolRequest
+	16, // 21: weft.v1.NodeService.Rebalance:input_type -> weft.v1.RebalanceRequest
+	1,  // 22: weft.v1.NodeService.GetNode:output_type -> weft.v1.Node
+	7,  // 23: weft.v1.NodeService.ListNodes:output_type -> weft.v1.ListNodesResponse
+	1,  // 24: weft.v1.NodeService.UpdateNode:output_type -> weft.v1.Node
+	23, // 25: weft.v1.NodeService.DeleteNode:output_type -> google.protobuf.Empty
+	11, // 26: weft.v1.NodeService.DiffNode:output_type -> weft.v1.DiffNodeResponse
+	3,  // 27: weft.v1.NodeService.GetPool:output_type -> weft.v1.Pool
+	14, // 28: weft.v1.NodeService.ListPools:output_type -> weft.v1.ListPoolsResponse
+	3,  // 29: weft.v1.NodeService.UpdatePool:output_type -> weft.v1.Pool
+	17, // 30: weft.v1.NodeService.Rebalance:output_type -> weft.v1.RebalanceResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_node_proto_init() }
@@ -646,7 +1541,7 @@ func file_weft_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_node_proto_rawDesc), len(file_weft_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

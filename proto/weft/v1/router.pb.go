@@ -191,7 +191,16 @@ type Router struct {
 	// Output only.
 	Status *ObjectStatus `protobuf:"bytes,11,opt,name=status,proto3" json:"status,omitempty"`
 	// Output only. A router is placed when it gets its first gateway or interface.
-	Placement     *Placement `protobuf:"bytes,12,opt,name=placement,proto3" json:"placement,omitempty"`
+	Placement *Placement `protobuf:"bytes,12,opt,name=placement,proto3" json:"placement,omitempty"`
+	// On how many nodes the router is kept ready; one of them is active. 0 on input: as its pool says (2), or as many as the
+	// pool has. At most 8.
+	Ha int32 `protobuf:"varint,13,opt,name=ha,proto3" json:"ha,omitempty"`
+	// Only nodes of this pool hold the router. Default "": any one pool.
+	Pool string `protobuf:"bytes,14,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Output only. The node that forwards for it.
+	ActiveNode string `protobuf:"bytes,15,opt,name=active_node,json=activeNode,proto3" json:"active_node,omitempty"`
+	// Output only. One per node of the placement.
+	Instances     []*RouterInstance `protobuf:"bytes,16,rep,name=instances,proto3" json:"instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,6 +319,104 @@ func (x *Router) GetPlacement() *Placement {
 	return nil
 }
 
+func (x *Router) GetHa() int32 {
+	if x != nil {
+		return x.Ha
+	}
+	return 0
+}
+
+func (x *Router) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Router) GetActiveNode() string {
+	if x != nil {
+		return x.ActiveNode
+	}
+	return ""
+}
+
+func (x *Router) GetInstances() []*RouterInstance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+// RouterInstance is what one node makes of a router.
+type RouterInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// It forwards here. A standby is built and silent.
+	Active        bool   `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	State         State  `protobuf:"varint,3,opt,name=state,proto3,enum=weft.v1.State" json:"state,omitempty"`
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterInstance) Reset() {
+	*x = RouterInstance{}
+	mi := &file_weft_v1_router_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterInstance) ProtoMessage() {}
+
+func (x *RouterInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_router_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterInstance.ProtoReflect.Descriptor instead.
+func (*RouterInstance) Descriptor() ([]byte, []int) {
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RouterInstance) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RouterInstance) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *RouterInstance) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *RouterInstance) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type CreateRouterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Router        *Router                `protobuf:"bytes,1,opt,name=router,proto3" json:"router,omitempty"`
@@ -320,7 +427,7 @@ type CreateRouterRequest struct {
 
 func (x *CreateRouterRequest) Reset() {
 	*x = CreateRouterRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[3]
+	mi := &file_weft_v1_router_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +439,7 @@ func (x *CreateRouterRequest) String() string {
 func (*CreateRouterRequest) ProtoMessage() {}
 
 func (x *CreateRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[3]
+	mi := &file_weft_v1_router_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +452,7 @@ func (x *CreateRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRouterRequest.ProtoReflect.Descriptor instead.
 func (*CreateRouterRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{3}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateRouterRequest) GetRouter() *Router {
@@ -371,7 +478,7 @@ type GetRouterRequest struct {
 
 func (x *GetRouterRequest) Reset() {
 	*x = GetRouterRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[4]
+	mi := &file_weft_v1_router_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +490,7 @@ func (x *GetRouterRequest) String() string {
 func (*GetRouterRequest) ProtoMessage() {}
 
 func (x *GetRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[4]
+	mi := &file_weft_v1_router_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +503,7 @@ func (x *GetRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouterRequest.ProtoReflect.Descriptor instead.
 func (*GetRouterRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{4}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetRouterRequest) GetId() string {
@@ -419,7 +526,7 @@ type ListRoutersRequest struct {
 
 func (x *ListRoutersRequest) Reset() {
 	*x = ListRoutersRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[5]
+	mi := &file_weft_v1_router_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +538,7 @@ func (x *ListRoutersRequest) String() string {
 func (*ListRoutersRequest) ProtoMessage() {}
 
 func (x *ListRoutersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[5]
+	mi := &file_weft_v1_router_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +551,7 @@ func (x *ListRoutersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutersRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutersRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{5}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRoutersRequest) GetProject() string {
@@ -493,7 +600,7 @@ type ListRoutersResponse struct {
 
 func (x *ListRoutersResponse) Reset() {
 	*x = ListRoutersResponse{}
-	mi := &file_weft_v1_router_proto_msgTypes[6]
+	mi := &file_weft_v1_router_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +612,7 @@ func (x *ListRoutersResponse) String() string {
 func (*ListRoutersResponse) ProtoMessage() {}
 
 func (x *ListRoutersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[6]
+	mi := &file_weft_v1_router_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +625,7 @@ func (x *ListRoutersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutersResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutersResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{6}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRoutersResponse) GetRouters() []*Router {
@@ -545,7 +652,7 @@ func (x *ListRoutersResponse) GetRevision() int64 {
 type UpdateRouterRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Router *Router                `protobuf:"bytes,1,opt,name=router,proto3" json:"router,omitempty"`
-	// Which fields to change: name, admin_state_up.
+	// Which fields to change: name, admin_state_up, ha, pool.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -554,7 +661,7 @@ type UpdateRouterRequest struct {
 
 func (x *UpdateRouterRequest) Reset() {
 	*x = UpdateRouterRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[7]
+	mi := &file_weft_v1_router_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +673,7 @@ func (x *UpdateRouterRequest) String() string {
 func (*UpdateRouterRequest) ProtoMessage() {}
 
 func (x *UpdateRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[7]
+	mi := &file_weft_v1_router_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +686,7 @@ func (x *UpdateRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRouterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRouterRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{7}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateRouterRequest) GetRouter() *Router {
@@ -603,6 +710,67 @@ func (x *UpdateRouterRequest) GetRequestId() string {
 	return ""
 }
 
+type MoveRouterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The node that is to become active; it need not hold the router yet.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRouterRequest) Reset() {
+	*x = MoveRouterRequest{}
+	mi := &file_weft_v1_router_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRouterRequest) ProtoMessage() {}
+
+func (x *MoveRouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_router_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRouterRequest.ProtoReflect.Descriptor instead.
+func (*MoveRouterRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MoveRouterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MoveRouterRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *MoveRouterRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteRouterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -614,7 +782,7 @@ type DeleteRouterRequest struct {
 
 func (x *DeleteRouterRequest) Reset() {
 	*x = DeleteRouterRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[8]
+	mi := &file_weft_v1_router_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +794,7 @@ func (x *DeleteRouterRequest) String() string {
 func (*DeleteRouterRequest) ProtoMessage() {}
 
 func (x *DeleteRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[8]
+	mi := &file_weft_v1_router_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +807,7 @@ func (x *DeleteRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRouterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRouterRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{8}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteRouterRequest) GetId() string {
@@ -675,7 +843,7 @@ type SetRouterGatewayRequest struct {
 
 func (x *SetRouterGatewayRequest) Reset() {
 	*x = SetRouterGatewayRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[9]
+	mi := &file_weft_v1_router_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +855,7 @@ func (x *SetRouterGatewayRequest) String() string {
 func (*SetRouterGatewayRequest) ProtoMessage() {}
 
 func (x *SetRouterGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[9]
+	mi := &file_weft_v1_router_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +868,7 @@ func (x *SetRouterGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRouterGatewayRequest.ProtoReflect.Descriptor instead.
 func (*SetRouterGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{9}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetRouterGatewayRequest) GetRouterId() string {
@@ -734,7 +902,7 @@ type ClearRouterGatewayRequest struct {
 
 func (x *ClearRouterGatewayRequest) Reset() {
 	*x = ClearRouterGatewayRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[10]
+	mi := &file_weft_v1_router_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +914,7 @@ func (x *ClearRouterGatewayRequest) String() string {
 func (*ClearRouterGatewayRequest) ProtoMessage() {}
 
 func (x *ClearRouterGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[10]
+	mi := &file_weft_v1_router_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +927,7 @@ func (x *ClearRouterGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearRouterGatewayRequest.ProtoReflect.Descriptor instead.
 func (*ClearRouterGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{10}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ClearRouterGatewayRequest) GetRouterId() string {
@@ -793,7 +961,7 @@ type AddRouterInterfaceRequest struct {
 
 func (x *AddRouterInterfaceRequest) Reset() {
 	*x = AddRouterInterfaceRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[11]
+	mi := &file_weft_v1_router_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +973,7 @@ func (x *AddRouterInterfaceRequest) String() string {
 func (*AddRouterInterfaceRequest) ProtoMessage() {}
 
 func (x *AddRouterInterfaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[11]
+	mi := &file_weft_v1_router_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +986,7 @@ func (x *AddRouterInterfaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRouterInterfaceRequest.ProtoReflect.Descriptor instead.
 func (*AddRouterInterfaceRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{11}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddRouterInterfaceRequest) GetRouterId() string {
@@ -891,7 +1059,7 @@ type RemoveRouterInterfaceRequest struct {
 
 func (x *RemoveRouterInterfaceRequest) Reset() {
 	*x = RemoveRouterInterfaceRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[12]
+	mi := &file_weft_v1_router_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1071,7 @@ func (x *RemoveRouterInterfaceRequest) String() string {
 func (*RemoveRouterInterfaceRequest) ProtoMessage() {}
 
 func (x *RemoveRouterInterfaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[12]
+	mi := &file_weft_v1_router_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1084,7 @@ func (x *RemoveRouterInterfaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRouterInterfaceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRouterInterfaceRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{12}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveRouterInterfaceRequest) GetRouterId() string {
@@ -985,7 +1153,7 @@ type AddRouterRouteRequest struct {
 
 func (x *AddRouterRouteRequest) Reset() {
 	*x = AddRouterRouteRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[13]
+	mi := &file_weft_v1_router_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1165,7 @@ func (x *AddRouterRouteRequest) String() string {
 func (*AddRouterRouteRequest) ProtoMessage() {}
 
 func (x *AddRouterRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[13]
+	mi := &file_weft_v1_router_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1178,7 @@ func (x *AddRouterRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRouterRouteRequest.ProtoReflect.Descriptor instead.
 func (*AddRouterRouteRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{13}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddRouterRouteRequest) GetRouterId() string {
@@ -1045,7 +1213,7 @@ type RemoveRouterRouteRequest struct {
 
 func (x *RemoveRouterRouteRequest) Reset() {
 	*x = RemoveRouterRouteRequest{}
-	mi := &file_weft_v1_router_proto_msgTypes[14]
+	mi := &file_weft_v1_router_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1225,7 @@ func (x *RemoveRouterRouteRequest) String() string {
 func (*RemoveRouterRouteRequest) ProtoMessage() {}
 
 func (x *RemoveRouterRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_router_proto_msgTypes[14]
+	mi := &file_weft_v1_router_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1238,7 @@ func (x *RemoveRouterRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRouterRouteRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRouterRouteRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_router_proto_rawDescGZIP(), []int{14}
+	return file_weft_v1_router_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveRouterRouteRequest) GetRouterId() string {
@@ -1113,7 +1281,7 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1b\n" +
 	"\tsubnet_id\x18\x03 \x01(\tR\bsubnetId\x12\x1d\n" +
 	"\n" +
-	"ip_address\x18\x04 \x01(\tR\tipAddress\"\x9a\x04\n" +
+	"ip_address\x18\x04 \x01(\tR\tipAddress\"\x96\x05\n" +
 	"\x06Router\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1131,8 +1299,18 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12-\n" +
 	"\x06status\x18\v \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\x120\n" +
-	"\tplacement\x18\f \x01(\v2\x12.weft.v1.PlacementR\tplacementB\x11\n" +
-	"\x0f_admin_state_up\"]\n" +
+	"\tplacement\x18\f \x01(\v2\x12.weft.v1.PlacementR\tplacement\x12\x0e\n" +
+	"\x02ha\x18\r \x01(\x05R\x02ha\x12\x12\n" +
+	"\x04pool\x18\x0e \x01(\tR\x04pool\x12\x1f\n" +
+	"\vactive_node\x18\x0f \x01(\tR\n" +
+	"activeNode\x125\n" +
+	"\tinstances\x18\x10 \x03(\v2\x17.weft.v1.RouterInstanceR\tinstancesB\x11\n" +
+	"\x0f_admin_state_up\"|\n" +
+	"\x0eRouterInstance\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12$\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x0e.weft.v1.StateR\x05state\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"]\n" +
 	"\x13CreateRouterRequest\x12'\n" +
 	"\x06router\x18\x01 \x01(\v2\x0f.weft.v1.RouterR\x06router\x12\x1d\n" +
 	"\n" +
@@ -1154,6 +1332,11 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"\x06router\x18\x01 \x01(\v2\x0f.weft.v1.RouterR\x06router\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"V\n" +
+	"\x11MoveRouterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"X\n" +
 	"\x13DeleteRouterRequest\x12\x0e\n" +
@@ -1195,7 +1378,7 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"\trouter_id\x18\x01 \x01(\tR\brouterId\x12$\n" +
 	"\x05route\x18\x02 \x01(\v2\x0e.weft.v1.RouteR\x05route\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId2\x90\x06\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId2\xcb\x06\n" +
 	"\rRouterService\x12=\n" +
 	"\fCreateRouter\x12\x1c.weft.v1.CreateRouterRequest\x1a\x0f.weft.v1.Router\x127\n" +
 	"\tGetRouter\x12\x19.weft.v1.GetRouterRequest\x1a\x0f.weft.v1.Router\x12H\n" +
@@ -1207,7 +1390,9 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"\x12AddRouterInterface\x12\".weft.v1.AddRouterInterfaceRequest\x1a\x0f.weft.v1.Router\x12O\n" +
 	"\x15RemoveRouterInterface\x12%.weft.v1.RemoveRouterInterfaceRequest\x1a\x0f.weft.v1.Router\x12A\n" +
 	"\x0eAddRouterRoute\x12\x1e.weft.v1.AddRouterRouteRequest\x1a\x0f.weft.v1.Router\x12G\n" +
-	"\x11RemoveRouterRoute\x12!.weft.v1.RemoveRouterRouteRequest\x1a\x0f.weft.v1.RouterB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
+	"\x11RemoveRouterRoute\x12!.weft.v1.RemoveRouterRouteRequest\x1a\x0f.weft.v1.Router\x129\n" +
+	"\n" +
+	"MoveRouter\x12\x1a.weft.v1.MoveRouterRequest\x1a\x0f.weft.v1.RouterB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_weft_v1_router_proto_rawDescOnce sync.Once
@@ -1221,74 +1406,81 @@ func file_weft_v1_router_proto_rawDescGZIP() []byte {
 	return file_weft_v1_router_proto_rawDescData
 }
 
-var file_weft_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_weft_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_weft_v1_router_proto_goTypes = []any{
 	(*ExternalGateway)(nil),              // 0: weft.v1.ExternalGateway
 	(*RouterInterface)(nil),              // 1: weft.v1.RouterInterface
 	(*Router)(nil),                       // 2: weft.v1.Router
-	(*CreateRouterRequest)(nil),          // 3: weft.v1.CreateRouterRequest
-	(*GetRouterRequest)(nil),             // 4: weft.v1.GetRouterRequest
-	(*ListRoutersRequest)(nil),           // 5: weft.v1.ListRoutersRequest
-	(*ListRoutersResponse)(nil),          // 6: weft.v1.ListRoutersResponse
-	(*UpdateRouterRequest)(nil),          // 7: weft.v1.UpdateRouterRequest
-	(*DeleteRouterRequest)(nil),          // 8: weft.v1.DeleteRouterRequest
-	(*SetRouterGatewayRequest)(nil),      // 9: weft.v1.SetRouterGatewayRequest
-	(*ClearRouterGatewayRequest)(nil),    // 10: weft.v1.ClearRouterGatewayRequest
-	(*AddRouterInterfaceRequest)(nil),    // 11: weft.v1.AddRouterInterfaceRequest
-	(*RemoveRouterInterfaceRequest)(nil), // 12: weft.v1.RemoveRouterInterfaceRequest
-	(*AddRouterRouteRequest)(nil),        // 13: weft.v1.AddRouterRouteRequest
-	(*RemoveRouterRouteRequest)(nil),     // 14: weft.v1.RemoveRouterRouteRequest
-	(*FixedIp)(nil),                      // 15: weft.v1.FixedIp
-	(*Route)(nil),                        // 16: weft.v1.Route
-	(*timestamppb.Timestamp)(nil),        // 17: google.protobuf.Timestamp
-	(*ObjectStatus)(nil),                 // 18: weft.v1.ObjectStatus
-	(*Placement)(nil),                    // 19: weft.v1.Placement
-	(*fieldmaskpb.FieldMask)(nil),        // 20: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),                // 21: google.protobuf.Empty
+	(*RouterInstance)(nil),               // 3: weft.v1.RouterInstance
+	(*CreateRouterRequest)(nil),          // 4: weft.v1.CreateRouterRequest
+	(*GetRouterRequest)(nil),             // 5: weft.v1.GetRouterRequest
+	(*ListRoutersRequest)(nil),           // 6: weft.v1.ListRoutersRequest
+	(*ListRoutersResponse)(nil),          // 7: weft.v1.ListRoutersResponse
+	(*UpdateRouterRequest)(nil),          // 8: weft.v1.UpdateRouterRequest
+	(*MoveRouterRequest)(nil),            // 9: weft.v1.MoveRouterRequest
+	(*DeleteRouterRequest)(nil),          // 10: weft.v1.DeleteRouterRequest
+	(*SetRouterGatewayRequest)(nil),      // 11: weft.v1.SetRouterGatewayRequest
+	(*ClearRouterGatewayRequest)(nil),    // 12: weft.v1.ClearRouterGatewayRequest
+	(*AddRouterInterfaceRequest)(nil),    // 13: weft.v1.AddRouterInterfaceRequest
+	(*RemoveRouterInterfaceRequest)(nil), // 14: weft.v1.RemoveRouterInterfaceRequest
+	(*AddRouterRouteRequest)(nil),        // 15: weft.v1.AddRouterRouteRequest
+	(*RemoveRouterRouteRequest)(nil),     // 16: weft.v1.RemoveRouterRouteRequest
+	(*FixedIp)(nil),                      // 17: weft.v1.FixedIp
+	(*Route)(nil),                        // 18: weft.v1.Route
+	(*timestamppb.Timestamp)(nil),        // 19: google.protobuf.Timestamp
+	(*ObjectStatus)(nil),                 // 20: weft.v1.ObjectStatus
+	(*Placement)(nil),                    // 21: weft.v1.Placement
+	(State)(0),                           // 22: weft.v1.State
+	(*fieldmaskpb.FieldMask)(nil),        // 23: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),                // 24: google.protobuf.Empty
 }
 var file_weft_v1_router_proto_depIdxs = []int32{
-	15, // 0: weft.v1.ExternalGateway.fixed_ips:type_name -> weft.v1.FixedIp
+	17, // 0: weft.v1.ExternalGateway.fixed_ips:type_name -> weft.v1.FixedIp
 	0,  // 1: weft.v1.Router.external_gateway:type_name -> weft.v1.ExternalGateway
 	1,  // 2: weft.v1.Router.interfaces:type_name -> weft.v1.RouterInterface
-	16, // 3: weft.v1.Router.routes:type_name -> weft.v1.Route
-	17, // 4: weft.v1.Router.create_time:type_name -> google.protobuf.Timestamp
-	17, // 5: weft.v1.Router.update_time:type_name -> google.protobuf.Timestamp
-	18, // 6: weft.v1.Router.status:type_name -> weft.v1.ObjectStatus
-	19, // 7: weft.v1.Router.placement:type_name -> weft.v1.Placement
-	2,  // 8: weft.v1.CreateRouterRequest.router:type_name -> weft.v1.Router
-	2,  // 9: weft.v1.ListRoutersResponse.routers:type_name -> weft.v1.Router
-	2,  // 10: weft.v1.UpdateRouterRequest.router:type_name -> weft.v1.Router
-	20, // 11: weft.v1.UpdateRouterRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 12: weft.v1.SetRouterGatewayRequest.external_gateway:type_name -> weft.v1.ExternalGateway
-	16, // 13: weft.v1.AddRouterRouteRequest.route:type_name -> weft.v1.Route
-	16, // 14: weft.v1.RemoveRouterRouteRequest.route:type_name -> weft.v1.Route
-	3,  // 15: weft.v1.RouterService.CreateRouter:input_type -> weft.v1.CreateRouterRequest
-	4,  // 16: weft.v1.RouterService.GetRouter:input_type -> weft.v1.GetRouterRequest
-	5,  // 17: weft.v1.RouterService.ListRouters:input_type -> weft.v1.ListRoutersRequest
-	7,  // 18: weft.v1.RouterService.UpdateRouter:input_type -> weft.v1.UpdateRouterRequest
-	8,  // 19: weft.v1.RouterService.DeleteRouter:input_type -> weft.v1.DeleteRouterRequest
-	9,  // 20: weft.v1.RouterService.SetRouterGateway:input_type -> weft.v1.SetRouterGatewayRequest
-	10, // 21: weft.v1.RouterService.ClearRouterGateway:input_type -> weft.v1.ClearRouterGatewayRequest
-	11, // 22: weft.v1.RouterService.AddRouterInterface:input_type -> weft.v1.AddRouterInterfaceRequest
-	12, // 23: weft.v1.RouterService.RemoveRouterInterface:input_type -> weft.v1.RemoveRouterInterfaceRequest
-	13, // 24: weft.v1.RouterService.AddRouterRoute:input_type -> weft.v1.AddRouterRouteRequest
-	14, // 25: weft.v1.RouterService.RemoveRouterRoute:input_type -> weft.v1.RemoveRouterRouteRequest
-	2,  // 26: weft.v1.RouterService.CreateRouter:output_type -> weft.v1.Router
-	2,  // 27: weft.v1.RouterService.GetRouter:output_type -> weft.v1.Router
-	6,  // 28: weft.v1.RouterService.ListRouters:output_type -> weft.v1.ListRoutersResponse
-	2,  // 29: weft.v1.RouterService.UpdateRouter:output_type -> weft.v1.Router
-	21, // 30: weft.v1.RouterService.DeleteRouter:output_type -> google.protobuf.Empty
-	2,  // 31: weft.v1.RouterService.SetRouterGateway:output_type -> weft.v1.Router
-	2,  // 32: weft.v1.RouterService.ClearRouterGateway:output_type -> weft.v1.Router
-	2,  // 33: weft.v1.RouterService.AddRouterInterface:output_type -> weft.v1.Router
-	2,  // 34: weft.v1.RouterService.RemoveRouterInterface:output_type -> weft.v1.Router
-	2,  // 35: weft.v1.RouterService.AddRouterRoute:output_type -> weft.v1.Router
-	2,  // 36: weft.v1.RouterService.RemoveRouterRoute:output_type -> weft.v1.Router
-	26, // [26:37] is the sub-list for method output_type
-	15, // [15:26] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	18, // 3: weft.v1.Router.routes:type_name -> weft.v1.Route
+	19, // 4: weft.v1.Router.create_time:type_name -> google.protobuf.Timestamp
+	19, // 5: weft.v1.Router.update_time:type_name -> google.protobuf.Timestamp
+	20, // 6: weft.v1.Router.status:type_name -> weft.v1.ObjectStatus
+	21, // 7: weft.v1.Router.placement:type_name -> weft.v1.Placement
+	3,  // 8: weft.v1.Router.instances:type_name -> weft.v1.RouterInstance
+	22, // 9: weft.v1.RouterInstance.state:type_name -> weft.v1.State
+	2,  // 10: weft.v1.CreateRouterRequest.router:type_name -> weft.v1.Router
+	2,  // 11: weft.v1.ListRoutersResponse.routers:type_name -> weft.v1.Router
+	2,  // 12: weft.v1.UpdateRouterRequest.router:type_name -> weft.v1.Router
+	23, // 13: weft.v1.UpdateRouterRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 14: weft.v1.SetRouterGatewayRequest.external_gateway:type_name -> weft.v1.ExternalGateway
+	18, // 15: weft.v1.AddRouterRouteRequest.route:type_name -> weft.v1.Route
+	18, // 16: weft.v1.RemoveRouterRouteRequest.route:type_name -> weft.v1.Route
+	4,  // 17: weft.v1.RouterService.CreateRouter:input_type -> weft.v1.CreateRouterRequest
+	5,  // 18: weft.v1.RouterService.GetRouter:input_type -> weft.v1.GetRouterRequest
+	6,  // 19: weft.v1.RouterService.ListRouters:input_type -> weft.v1.ListRoutersRequest
+	8,  // 20: weft.v1.RouterService.UpdateRouter:input_type -> weft.v1.UpdateRouterRequest
+	10, // 21: weft.v1.RouterService.DeleteRouter:input_type -> weft.v1.DeleteRouterRequest
+	11, // 22: weft.v1.RouterService.SetRouterGateway:input_type -> weft.v1.SetRouterGatewayRequest
+	12, // 23: weft.v1.RouterService.ClearRouterGateway:input_type -> weft.v1.ClearRouterGatewayRequest
+	13, // 24: weft.v1.RouterService.AddRouterInterface:input_type -> weft.v1.AddRouterInterfaceRequest
+	14, // 25: weft.v1.RouterService.RemoveRouterInterface:input_type -> weft.v1.RemoveRouterInterfaceRequest
+	15, // 26: weft.v1.RouterService.AddRouterRoute:input_type -> weft.v1.AddRouterRouteRequest
+	16, // 27: weft.v1.RouterService.RemoveRouterRoute:input_type -> weft.v1.RemoveRouterRouteRequest
+	9,  // 28: weft.v1.RouterService.MoveRouter:input_type -> weft.v1.MoveRouterRequest
+	2,  // 29: weft.v1.RouterService.CreateRouter:output_type -> weft.v1.Router
+	2,  // 30: weft.v1.RouterService.GetRouter:output_type -> weft.v1.Router
+	7,  // 31: weft.v1.RouterService.ListRouters:output_type -> weft.v1.ListRoutersResponse
+	2,  // 32: weft.v1.RouterService.UpdateRouter:output_type -> weft.v1.Router
+	24, // 33: weft.v1.RouterService.DeleteRouter:output_type -> google.protobuf.Empty
+	2,  // 34: weft.v1.RouterService.SetRouterGateway:output_type -> weft.v1.Router
+	2,  // 35: weft.v1.RouterService.ClearRouterGateway:output_type -> weft.v1.Router
+	2,  // 36: weft.v1.RouterService.AddRouterInterface:output_type -> weft.v1.Router
+	2,  // 37: weft.v1.RouterService.RemoveRouterInterface:output_type -> weft.v1.Router
+	2,  // 38: weft.v1.RouterService.AddRouterRoute:output_type -> weft.v1.Router
+	2,  // 39: weft.v1.RouterService.RemoveRouterRoute:output_type -> weft.v1.Router
+	2,  // 40: weft.v1.RouterService.MoveRouter:output_type -> weft.v1.Router
+	29, // [29:41] is the sub-list for method output_type
+	17, // [17:29] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_router_proto_init() }
@@ -1300,11 +1492,11 @@ func file_weft_v1_router_proto_init() {
 	file_weft_v1_network_proto_init()
 	file_weft_v1_router_proto_msgTypes[0].OneofWrappers = []any{}
 	file_weft_v1_router_proto_msgTypes[2].OneofWrappers = []any{}
-	file_weft_v1_router_proto_msgTypes[11].OneofWrappers = []any{
+	file_weft_v1_router_proto_msgTypes[13].OneofWrappers = []any{
 		(*AddRouterInterfaceRequest_SubnetId)(nil),
 		(*AddRouterInterfaceRequest_PortId)(nil),
 	}
-	file_weft_v1_router_proto_msgTypes[12].OneofWrappers = []any{
+	file_weft_v1_router_proto_msgTypes[14].OneofWrappers = []any{
 		(*RemoveRouterInterfaceRequest_SubnetId)(nil),
 		(*RemoveRouterInterfaceRequest_PortId)(nil),
 	}
@@ -1314,7 +1506,7 @@ func file_weft_v1_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_router_proto_rawDesc), len(file_weft_v1_router_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	RouterService_RemoveRouterInterface_FullMethodName = "/weft.v1.RouterService/RemoveRouterInterface"
 	RouterService_AddRouterRoute_FullMethodName        = "/weft.v1.RouterService/AddRouterRoute"
 	RouterService_RemoveRouterRoute_FullMethodName     = "/weft.v1.RouterService/RemoveRouterRoute"
+	RouterService_MoveRouter_FullMethodName            = "/weft.v1.RouterService/MoveRouter"
 )
 
 // RouterServiceClient is the client API for RouterService service.
@@ -54,6 +55,8 @@ type RouterServiceClient interface {
 	RemoveRouterInterface(ctx context.Context, in *RemoveRouterInterfaceRequest, opts ...grpc.CallOption) (*Router, error)
 	AddRouterRoute(ctx context.Context, in *AddRouterRouteRequest, opts ...grpc.CallOption) (*Router, error)
 	RemoveRouterRoute(ctx context.Context, in *RemoveRouterRouteRequest, opts ...grpc.CallOption) (*Router, error)
+	// Makes another node the active one, without loss: the node is made ready first.
+	MoveRouter(ctx context.Context, in *MoveRouterRequest, opts ...grpc.CallOption) (*Router, error)
 }
 
 type routerServiceClient struct {
@@ -174,6 +177,16 @@ func (c *routerServiceClient) RemoveRouterRoute(ctx context.Context, in *RemoveR
 	return out, nil
 }
 
+func (c *routerServiceClient) MoveRouter(ctx context.Context, in *MoveRouterRequest, opts ...grpc.CallOption) (*Router, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Router)
+	err := c.cc.Invoke(ctx, RouterService_MoveRouter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterServiceServer is the server API for RouterService service.
 // All implementations must embed UnimplementedRouterServiceServer
 // for forward compatibility.
@@ -195,6 +208,8 @@ type RouterServiceServer interface {
 	RemoveRouterInterface(context.Context, *RemoveRouterInterfaceRequest) (*Router, error)
 	AddRouterRoute(context.Context, *AddRouterRouteRequest) (*Router, error)
 	RemoveRouterRoute(context.Context, *RemoveRouterRouteRequest) (*Router, error)
+	// Makes another node the active one, without loss: the node is made ready first.
+	MoveRouter(context.Context, *MoveRouterRequest) (*Router, error)
 	mustEmbedUnimplementedRouterServiceServer()
 }
 
@@ -237,6 +252,9 @@ func (UnimplementedRouterServiceServer) AddRouterRoute(context.Context, *AddRout
 }
 func (UnimplementedRouterServiceServer) RemoveRouterRoute(context.Context, *RemoveRouterRouteRequest) (*Router, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveRouterRoute not implemented")
+}
+func (UnimplementedRouterServiceServer) MoveRouter(context.Context, *MoveRouterRequest) (*Router, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveRouter not implemented")
 }
 func (UnimplementedRouterServiceServer) mustEmbedUnimplementedRouterServiceServer() {}
 func (UnimplementedRouterServiceServer) testEmbeddedByValue()                       {}
@@ -457,6 +475,24 @@ func _RouterService_RemoveRouterRoute_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterService_MoveRouter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveRouterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).MoveRouter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_MoveRouter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).MoveRouter(ctx, req.(*MoveRouterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouterService_ServiceDesc is the grpc.ServiceDesc for RouterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -507,6 +543,10 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveRouterRoute",
 			Handler:    _RouterService_RemoveRouterRoute_Handler,
+		},
+		{
+			MethodName: "MoveRouter",
+			Handler:    _RouterService_MoveRouter_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -61,6 +61,10 @@ status                       ERROR
 status.message               node net1: no bridge
 placement                    net1
 placement.rejected           net2: has no physical network ext1
+ha                           0
+pool
+active_node
+instances
 `
 	got := printed(t, render.Printer{Format: render.Table}, object)
 	if diff := cmp.Diff(squeeze(want), squeeze(got)); diff != "" {

@@ -183,7 +183,13 @@ func (x *PortBinding) GetRefused() string {
 type RouterBinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0 is the first choice.
-	Rank          int32 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	Rank int32 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	// All nodes planned to hold the router, first choice first; this one is nodes[rank]. Every binding of a router says the
+	// same.
+	Nodes []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Set in the binding of the active node: it hands the router over to this one of nodes, which has reported that it is
+	// ready. Ignored by a node that is not active.
+	HandOver      string `protobuf:"bytes,3,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +229,20 @@ func (x *RouterBinding) GetRank() int32 {
 		return x.Rank
 	}
 	return 0
+}
+
+func (x *RouterBinding) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *RouterBinding) GetHandOver() string {
+	if x != nil {
+		return x.HandOver
+	}
+	return ""
 }
 
 // DhcpBinding is the value of host/<node>/dhcp/<network>: the node runs a DHCP server for the network.
@@ -276,7 +296,10 @@ type ActiveRouter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Grows with every change of node.
-	Epoch         int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Why it is this node, one sentence for the operator: "net1 did not answer BFD from net2".
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +348,286 @@ func (x *ActiveRouter) GetEpoch() int64 {
 	return 0
 }
 
+func (x *ActiveRouter) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ActiveRouter) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Move is the value of move/<router>: the router is to become active on another node. The leader adds the node to the
+// plan, waits until it is ready, has the router handed over and removes the key.
+type Move struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	To    string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	// For the operator: "drain of net1", "rebalance".
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Move) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Move) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PoolSettings is the value of pool/<pool>.
+type PoolSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A node that returns gets back the routers whose first choice it is.
+	Failback bool `protobuf:"varint,1,opt,name=failback,proto3" json:"failback,omitempty"`
+	// How many nodes hold a router that does not say (0: 2), and serve a network's DHCP (0: 2).
+	Ha            int32 `protobuf:"varint,2,opt,name=ha,proto3" json:"ha,omitempty"`
+	DhcpServers   int32 `protobuf:"varint,3,opt,name=dhcp_servers,json=dhcpServers,proto3" json:"dhcp_servers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolSettings) Reset() {
+	*x = PoolSettings{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolSettings) ProtoMessage() {}
+
+func (x *PoolSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolSettings.ProtoReflect.Descriptor instead.
+func (*PoolSettings) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PoolSettings) GetFailback() bool {
+	if x != nil {
+		return x.Failback
+	}
+	return false
+}
+
+func (x *PoolSettings) GetHa() int32 {
+	if x != nil {
+		return x.Ha
+	}
+	return 0
+}
+
+func (x *PoolSettings) GetDhcpServers() int32 {
+	if x != nil {
+		return x.DhcpServers
+	}
+	return 0
+}
+
+// Leader is the value of leader/<lease>: a controller that leads or is next. The one with the lowest create revision
+// leads; its writes are guarded by that revision.
+type Leader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The controller's name, for the operator.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leader) Reset() {
+	*x = Leader{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leader) ProtoMessage() {}
+
+func (x *Leader) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leader.ProtoReflect.Descriptor instead.
+func (*Leader) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Leader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Question is the value of ask/<node>/<question>, written by a controller under a lease: the node's agent is asked for
+// the difference between what its node should have and what it has.
+type Question struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
+}
+
+// Answer is the value of answer/<node>/<question>, written by the node's agent under a lease.
+type Answer struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Differences []*v1.Difference       `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	// More differences than fit were found.
+	Truncated bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// Why there is no answer.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Answer) GetDifferences() []*v1.Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *Answer) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *Answer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Plug is the value of plug/<node>/<port>, written by the agent: an interface with this iface-id is on the node's
 // integration bridge.
 type Plug struct {
@@ -337,7 +640,7 @@ type Plug struct {
 
 func (x *Plug) Reset() {
 	*x = Plug{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +652,7 @@ func (x *Plug) String() string {
 func (*Plug) ProtoMessage() {}
 
 func (x *Plug) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +665,7 @@ func (x *Plug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plug.ProtoReflect.Descriptor instead.
 func (*Plug) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Plug) GetInterface() string {
@@ -383,14 +686,25 @@ type Agent struct {
 	Version        string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	StartTime      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// What is wrong with the node, e.g. "bridge br-ex1 of physical network ext1 does not exist".
-	Problems      []string `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Nodes of one pool hold routers for each other. "" is the pool "default".
+	Pool string `protobuf:"bytes,8,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Availability zone; nodes of different zones are preferred for one router.
+	Zone string `protobuf:"bytes,9,opt,name=zone,proto3" json:"zone,omitempty"`
+	// How many routers the node may hold, active and standby; 0 is no limit.
+	Capacity int32 `protobuf:"varint,10,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// One per bridge mapping.
+	Uplinks []*v1.Uplink `protobuf:"bytes,11,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
+	// Where the agent is reached by its peers: gossip (TCP and UDP) and, one port higher, connections' replication. "" when
+	// it takes part in neither.
+	PeerAddress   string `protobuf:"bytes,12,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +716,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +729,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Agent) GetRoles() []v1.Role {
@@ -467,21 +781,58 @@ func (x *Agent) GetProblems() []string {
 	return nil
 }
 
+func (x *Agent) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Agent) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Agent) GetCapacity() int32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *Agent) GetUplinks() []*v1.Uplink {
+	if x != nil {
+		return x.Uplinks
+	}
+	return nil
+}
+
+func (x *Agent) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
 // Report is the value of status/<node>/<kind>/<id>, written by the agent.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The mod revision of the object's key that this report is about.
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	State         v1.State               `protobuf:"varint,2,opt,name=state,proto3,enum=weft.v1.State" json:"state,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	State    v1.State               `protobuf:"varint,2,opt,name=state,proto3,enum=weft.v1.State" json:"state,omitempty"`
+	Message  string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Time     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// Of a router: it is built and silent, ready to take over.
+	Standby       bool `protobuf:"varint,5,opt,name=standby,proto3" json:"standby,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +844,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +857,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Report) GetRevision() int64 {
@@ -537,17 +888,28 @@ func (x *Report) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Report) GetStandby() bool {
+	if x != nil {
+		return x.Standby
+	}
+	return false
+}
+
 // NodeSettings is the value of node/<node>, written by controllers.
 type NodeSettings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Labels        map[string]string      `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Labels map[string]string      `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Nothing new is placed on the node.
+	Cordoned bool `protobuf:"varint,2,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	// What is placed on the node moves off it; implies cordoned.
+	Draining      bool `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeSettings) Reset() {
 	*x = NodeSettings{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +921,7 @@ func (x *NodeSettings) String() string {
 func (*NodeSettings) ProtoMessage() {}
 
 func (x *NodeSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +934,7 @@ func (x *NodeSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSettings.ProtoReflect.Descriptor instead.
 func (*NodeSettings) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeSettings) GetLabels() map[string]string {
@@ -580,6 +942,20 @@ func (x *NodeSettings) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *NodeSettings) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *NodeSettings) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 // Request is the value of request/<request_id>: the first result of a call, for its retries.
@@ -597,7 +973,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +985,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +998,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Request) GetMethod() string {
@@ -659,16 +1035,35 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\vPortBinding\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x18\n" +
-	"\arefused\x18\x02 \x01(\tR\arefused\"#\n" +
+	"\arefused\x18\x02 \x01(\tR\arefused\"V\n" +
 	"\rRouterBinding\x12\x12\n" +
-	"\x04rank\x18\x01 \x01(\x05R\x04rank\"&\n" +
+	"\x04rank\x18\x01 \x01(\x05R\x04rank\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x1b\n" +
+	"\thand_over\x18\x03 \x01(\tR\bhandOver\"&\n" +
 	"\vDhcpBinding\x12\x17\n" +
-	"\aport_id\x18\x01 \x01(\tR\x06portId\"8\n" +
+	"\aport_id\x18\x01 \x01(\tR\x06portId\"\x80\x01\n" +
 	"\fActiveRouter\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"$\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\".\n" +
+	"\x04Move\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
+	"\fPoolSettings\x12\x1a\n" +
+	"\bfailback\x18\x01 \x01(\bR\bfailback\x12\x0e\n" +
+	"\x02ha\x18\x02 \x01(\x05R\x02ha\x12!\n" +
+	"\fdhcp_servers\x18\x03 \x01(\x05R\vdhcpServers\"\x1c\n" +
+	"\x06Leader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\n" +
+	"\n" +
+	"\bQuestion\"s\n" +
+	"\x06Answer\x125\n" +
+	"\vdifferences\x18\x01 \x03(\v2\x13.weft.v1.DifferenceR\vdifferences\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"$\n" +
 	"\x04Plug\x12\x1c\n" +
-	"\tinterface\x18\x01 \x01(\tR\tinterface\"\xf5\x02\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\"\x87\x04\n" +
 	"\x05Agent\x12#\n" +
 	"\x05roles\x18\x01 \x03(\x0e2\r.weft.v1.RoleR\x05roles\x12\x1b\n" +
 	"\ttunnel_ip\x18\x02 \x01(\tR\btunnelIp\x12Q\n" +
@@ -677,17 +1072,26 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x129\n" +
 	"\n" +
 	"start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1a\n" +
-	"\bproblems\x18\a \x03(\tR\bproblems\x1aA\n" +
+	"\bproblems\x18\a \x03(\tR\bproblems\x12\x12\n" +
+	"\x04pool\x18\b \x01(\tR\x04pool\x12\x12\n" +
+	"\x04zone\x18\t \x01(\tR\x04zone\x12\x1a\n" +
+	"\bcapacity\x18\n" +
+	" \x01(\x05R\bcapacity\x12)\n" +
+	"\auplinks\x18\v \x03(\v2\x0f.weft.v1.UplinkR\auplinks\x12!\n" +
+	"\fpeer_address\x18\f \x01(\tR\vpeerAddress\x1aA\n" +
 	"\x13BridgeMappingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xae\x01\n" +
 	"\x06Report\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12$\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x0e.weft.v1.StateR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8a\x01\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\astandby\x18\x05 \x01(\bR\astandby\"\xc2\x01\n" +
 	"\fNodeSettings\x12?\n" +
-	"\x06labels\x18\x01 \x03(\v2'.weft.store.v1.NodeSettings.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x01 \x03(\v2'.weft.store.v1.NodeSettings.LabelsEntryR\x06labels\x12\x1a\n" +
+	"\bcordoned\x18\x02 \x01(\bR\bcordoned\x12\x1a\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
@@ -708,7 +1112,7 @@ func file_weft_store_v1_store_proto_rawDescGZIP() []byte {
 	return file_weft_store_v1_store_proto_rawDescData
 }
 
-var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Claim)(nil),                 // 0: weft.store.v1.Claim
 	(*Locator)(nil),               // 1: weft.store.v1.Locator
@@ -716,29 +1120,39 @@ var file_weft_store_v1_store_proto_goTypes = []any{
 	(*RouterBinding)(nil),         // 3: weft.store.v1.RouterBinding
 	(*DhcpBinding)(nil),           // 4: weft.store.v1.DhcpBinding
 	(*ActiveRouter)(nil),          // 5: weft.store.v1.ActiveRouter
-	(*Plug)(nil),                  // 6: weft.store.v1.Plug
-	(*Agent)(nil),                 // 7: weft.store.v1.Agent
-	(*Report)(nil),                // 8: weft.store.v1.Report
-	(*NodeSettings)(nil),          // 9: weft.store.v1.NodeSettings
-	(*Request)(nil),               // 10: weft.store.v1.Request
-	nil,                           // 11: weft.store.v1.Agent.BridgeMappingsEntry
-	nil,                           // 12: weft.store.v1.NodeSettings.LabelsEntry
-	(v1.Role)(0),                  // 13: weft.v1.Role
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(v1.State)(0),                 // 15: weft.v1.State
+	(*Move)(nil),                  // 6: weft.store.v1.Move
+	(*PoolSettings)(nil),          // 7: weft.store.v1.PoolSettings
+	(*Leader)(nil),                // 8: weft.store.v1.Leader
+	(*Question)(nil),              // 9: weft.store.v1.Question
+	(*Answer)(nil),                // 10: weft.store.v1.Answer
+	(*Plug)(nil),                  // 11: weft.store.v1.Plug
+	(*Agent)(nil),                 // 12: weft.store.v1.Agent
+	(*Report)(nil),                // 13: weft.store.v1.Report
+	(*NodeSettings)(nil),          // 14: weft.store.v1.NodeSettings
+	(*Request)(nil),               // 15: weft.store.v1.Request
+	nil,                           // 16: weft.store.v1.Agent.BridgeMappingsEntry
+	nil,                           // 17: weft.store.v1.NodeSettings.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*v1.Difference)(nil),         // 19: weft.v1.Difference
+	(v1.Role)(0),                  // 20: weft.v1.Role
+	(*v1.Uplink)(nil),             // 21: weft.v1.Uplink
+	(v1.State)(0),                 // 22: weft.v1.State
 }
 var file_weft_store_v1_store_proto_depIdxs = []int32{
-	13, // 0: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
-	11, // 1: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
-	14, // 2: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
-	15, // 3: weft.store.v1.Report.state:type_name -> weft.v1.State
-	14, // 4: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
-	12, // 5: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
-	6,  // [6:6] is the sub-list for method output_type
-	6,  // [6:6] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	18, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
+	19, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
+	20, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
+	16, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
+	18, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
+	21, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
+	22, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
+	18, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
+	17, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_weft_store_v1_store_proto_init() }
@@ -752,7 +1166,7 @@ func file_weft_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_store_v1_store_proto_rawDesc), len(file_weft_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
