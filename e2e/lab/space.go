@@ -109,6 +109,15 @@ func (s Space) StartPing(ctx context.Context, o echo.Options) (*echo.Run, error)
 	return run, nil
 }
 
+// StartFan begins to send echoes from the place to many destinations; the caller ends it with Stop.
+func (s Space) StartFan(ctx context.Context, o echo.FanOptions) (*echo.Fan, error) {
+	fan, err := echo.StartFan(ctx, s.Do, o)
+	if err != nil {
+		return nil, fmt.Errorf("from %s: %w", s, err)
+	}
+	return fan, nil
+}
+
 // Ping sends a bounded number of echoes (options.Count, at least 1) and returns the account, lost ones included: loss is
 // a result, not an error.
 func (s Space) Ping(ctx context.Context, destination netip.Addr, o echo.Options) (echo.Stats, error) {

@@ -50,47 +50,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Stats is the account of a run. An echo counts once however often it is answered.
-type Stats struct {
-	Sent, Received int
-	SendErrors     int           // echoes the kernel refused to send (no route, neighbour unknown); they count as sent and lost
-	LongestLoss    int           // echoes in the longest unbroken series of lost ones
-	LargestGap     time.Duration // longest time between two consecutive answers
-	FirstAnswer    time.Duration // from the start of the run to the first answer; 0 when there was none
-	MinRTT, MaxRTT time.Duration
-	LastError      error // of SendErrors, the latest
-}
-
-// Lost is how many echoes had no answer.
-func (s Stats) Lost() int { return s.Sent - s.Received }
-
-// String is a line for logs and failures.
-func (s Stats) String() string {
-	line := fmt.Sprintf("sent %d, lost %d (longest series %d, send errors %d), largest gap %v, first answer after %v, rtt %v-%v",
-		s.Sent, s.Lost(), s.LongestLoss, s.SendErrors, s.LargestGap, s.FirstAnswer, s.MinRTT, s.MaxRTT)
-	if s.LastError != nil {
-		line += fmt.Sprintf(", last error: %v", s.LastError)
-	}
-	return line
-}
-
 // Run is a series of echoes under way. Its methods are safe for concurrent use.
 type Run struct {
 	options  Options
 	conn     *net.IPConn
 	token    uint64 // tells the answers of this run from those of any other in the namespace
 	identity uint16
-	began    time.Time
+	*account
 	stop     chan struct{}
 	stopOnce sync.Once
-	first    chan struct{}
 	finished chan struct{}
-
-	mu         sync.Mutex
-	sentAt     []time.Time
-	answered   []bool
-	lastAnswer time.Time
-	stats      Stats
 }
 
 // headSize is the payload that a run needs to know its own: token and sequence number, 8 octets each.
@@ -102,21 +71,40 @@ func Start(ctx context.Context, enter func(func() error) error, o Options) (*Run
 	if !o.Destination.Is4() {
 		return nil, fmt.Errorf("echo to %v: not an IPv4 address", o.Destination)
 	}
+	conn, err := listen(enter)
+	if err != nil {
+		return nil, fmt.Errorf("echo to %v: %w", o.Destination, err)
+	}
+	began := time.Now()
+	r := &Run{
+		options: o.withDefaults(), conn: conn, token: newToken(began), identity: uint16(began.UnixNano() >> 10), account: newAccount(began),
+		stop: make(chan struct{}), finished: make(chan struct{}),
+	}
+	go r.live(ctx)
+	return r, nil
+}
+
+// newToken is another for every run.
+func newToken(began time.Time) uint64 { return uint64(began.UnixNano())<<8 ^ uint64(os.Getpid()) }
+
+// listen opens a raw ICMP socket that hears echo replies only: a namespace may see many other messages.
+func listen(enter func(func() error) error) (*net.IPConn, error) {
 	var conn *net.IPConn
 	err := enter(func() (err error) {
 		conn, err = net.ListenIP("ip4:icmp", &net.IPAddr{IP: net.IPv4zero})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("echo to %v: open a raw socket: %w", o.Destination, err)
+		return nil, fmt.Errorf("open a raw socket: %w", err)
 	}
-	began := time.Now()
-	r := &Run{
-		options: o.withDefaults(), conn: conn, token: uint64(began.UnixNano())<<8 ^ uint64(os.Getpid()), identity: uint16(began.UnixNano() >> 10), began: began,
-		stop: make(chan struct{}), first: make(chan struct{}), finished: make(chan struct{}),
+	var filter ipv4.ICMPFilter
+	filter.SetAll(true)
+	filter.Accept(ipv4.ICMPTypeEchoReply)
+	if err := ipv4.NewPacketConn(conn).SetICMPFilter(&filter); err != nil {
+		_ = conn.Close() // nothing was sent
+		return nil, fmt.Errorf("filter a raw socket: %w", err)
 	}
-	go r.live(ctx)
-	return r, nil
+	return conn, nil
 }
 
 // FirstAnswer is closed when the first answer arrives.
@@ -135,37 +123,17 @@ func (r *Run) Wait() Stats {
 }
 
 // Snapshot is the account so far. Echoes whose answer may still come count as lost.
-func (r *Run) Snapshot() Stats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	stats := r.stats
-	stats.Sent = len(r.sentAt)
-	stats.LongestLoss = longestLoss(r.answered)
-	return stats
-}
-
-func longestLoss(answered []bool) int {
-	longest, series := 0, 0
-	for _, ok := range answered {
-		if ok {
-			series = 0
-			continue
-		}
-		series++
-		longest = max(longest, series)
-	}
-	return longest
-}
+func (r *Run) Snapshot() Stats { return r.snapshot() }
 
 func (r *Run) live(ctx context.Context) {
 	defer close(r.finished)
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
-		r.receive()
+		receive(r.conn, r.token, func(_ netip.Addr, sequence int, now time.Time) { r.received(sequence, now) })
 	}()
 	r.send(ctx)
-	r.linger(ctx)
+	linger(ctx, r.options.Wait, r.complete)
 	_ = r.conn.Close() // only to end the receiver
 	<-received
 }
@@ -174,7 +142,14 @@ func (r *Run) send(ctx context.Context) {
 	ticker := time.NewTicker(r.options.Interval)
 	defer ticker.Stop()
 	for sequence := 0; r.options.Count == 0 || sequence < r.options.Count; sequence++ {
-		r.sendOne(sequence)
+		identity := r.identity
+		if r.options.Identity == NewFlows {
+			identity += uint16(sequence)
+		}
+		r.sent(time.Now())
+		if err := send(r.conn, r.options.Destination, identity, sequence, payload(r.options.Size, r.token, sequence)); err != nil {
+			r.failed(err)
+		}
 		select {
 		case <-ticker.C:
 		case <-r.stop:
@@ -186,12 +161,12 @@ func (r *Run) send(ctx context.Context) {
 }
 
 // linger waits for the answers that are still missing.
-func (r *Run) linger(ctx context.Context) {
-	deadline := time.NewTimer(r.options.Wait)
+func linger(ctx context.Context, wait time.Duration, complete func() bool) {
+	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
-	for !r.complete() {
+	for !complete() {
 		select {
 		case <-poll.C:
 		case <-deadline.C:
@@ -202,86 +177,50 @@ func (r *Run) linger(ctx context.Context) {
 	}
 }
 
-func (r *Run) complete() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stats.Received+r.stats.SendErrors >= len(r.sentAt)
+// payload is what an echo of a run carries, so that its answer is known.
+func payload(size int, token uint64, sequence int) []byte {
+	out := make([]byte, size)
+	binary.BigEndian.PutUint64(out, token)
+	binary.BigEndian.PutUint64(out[8:], uint64(sequence))
+	return out
 }
 
-func (r *Run) sendOne(sequence int) {
-	packet, err := r.packet(sequence)
-	r.mu.Lock()
-	r.sentAt = append(r.sentAt, time.Now())
-	r.answered = append(r.answered, false)
-	r.mu.Unlock()
+func send(conn *net.IPConn, to netip.Addr, identity uint16, sequence int, data []byte) error {
+	message := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(identity), Seq: sequence & 0xffff, Data: data}}
+	packet, err := message.Marshal(nil)
 	if err == nil {
-		_, err = r.conn.WriteTo(packet, &net.IPAddr{IP: r.options.Destination.AsSlice()})
+		_, err = conn.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()})
 	}
-	if err != nil {
-		r.mu.Lock()
-		r.stats.SendErrors++
-		r.stats.LastError = err
-		r.mu.Unlock()
-	}
+	return err
 }
 
-func (r *Run) packet(sequence int) ([]byte, error) {
-	payload := make([]byte, r.options.Size)
-	binary.BigEndian.PutUint64(payload, r.token)
-	binary.BigEndian.PutUint64(payload[8:], uint64(sequence))
-	identity := r.identity
-	if r.options.Identity == NewFlows {
-		identity += uint16(sequence)
-	}
-	message := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(identity), Seq: sequence & 0xffff, Data: payload}}
-	return message.Marshal(nil)
-}
-
-// receive reads until the socket is closed. A raw socket gets every ICMP message of the namespace.
-func (r *Run) receive() {
+// receive reads until the socket is closed, and tells of the answers with a run's token.
+func receive(conn *net.IPConn, token uint64, tell func(from netip.Addr, sequence int, now time.Time)) {
 	buffer := make([]byte, 1<<16)
 	for {
-		n, _, err := r.conn.ReadFrom(buffer)
+		n, from, err := conn.ReadFromIP(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			continue // an ICMP error reported on the socket; the echo it is about stays unanswered
 		}
-		if sequence, ok := r.match(buffer[:n]); ok {
-			r.account(sequence, time.Now())
+		if sequence, ok := match(buffer[:n], token); ok {
+			address, _ := netip.AddrFromSlice(from.IP.To4())
+			tell(address, sequence, time.Now())
 		}
 	}
 }
 
-// match finds the sequence number of one of this run's answers.
-func (r *Run) match(packet []byte) (sequence int, ok bool) {
+// match finds the sequence number of an answer to one of a run's echoes.
+func match(packet []byte, token uint64) (sequence int, ok bool) {
 	message, err := icmp.ParseMessage(1, packet) // protocol number of ICMP (RFC 792)
 	if err != nil || message.Type != ipv4.ICMPTypeEchoReply {
 		return 0, false
 	}
 	echo, ok := message.Body.(*icmp.Echo)
-	if !ok || len(echo.Data) < headSize || binary.BigEndian.Uint64(echo.Data) != r.token {
+	if !ok || len(echo.Data) < headSize || binary.BigEndian.Uint64(echo.Data) != token {
 		return 0, false
 	}
 	return int(binary.BigEndian.Uint64(echo.Data[8:])), true
-}
-
-func (r *Run) account(sequence int, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if sequence < 0 || sequence >= len(r.answered) || r.answered[sequence] {
-		return
-	}
-	r.answered[sequence] = true
-	rtt := now.Sub(r.sentAt[sequence])
-	if r.stats.Received == 0 {
-		r.stats.FirstAnswer, r.stats.MinRTT = now.Sub(r.began), rtt
-		close(r.first)
-	} else {
-		r.stats.LargestGap = max(r.stats.LargestGap, now.Sub(r.lastAnswer))
-	}
-	r.lastAnswer = now
-	r.stats.Received++
-	r.stats.MinRTT, r.stats.MaxRTT = min(r.stats.MinRTT, rtt), max(r.stats.MaxRTT, rtt)
 }
