@@ -164,6 +164,7 @@ func (a *Agent) self() *storev1.Agent {
 	out := &storev1.Agent{
 		TunnelIp: a.cfg.TunnelIP, BridgeMappings: maps.Clone(a.cfg.BridgeMappings), DatapathType: a.cfg.DatapathType,
 		Version: a.version, StartTime: timestamppb.Now(),
+		Pool: a.cfg.Pool, Zone: a.cfg.Zone, Capacity: a.cfg.Capacity,
 	}
 	for _, r := range a.cfg.Roles {
 		if r == RoleNetwork {
@@ -402,6 +403,9 @@ func (a *Agent) markReports(dirty *view.Dirty) {
 		}
 	}
 	for id := range dirty.Routers {
+		a.reportUnit(unit{keys.KindRouter, id})
+	}
+	for id := range dirty.Actives {
 		a.reportUnit(unit{keys.KindRouter, id})
 	}
 	for id := range dirty.DHCP {

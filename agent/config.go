@@ -36,6 +36,12 @@ type Config struct {
 	DatapathType string `json:"datapath_type"`
 	// Roles are "compute" and "network"; default compute.
 	Roles []string `json:"roles"`
+	// Pool is the group of network nodes that hold routers for each other (default "default"), Zone the node's availability
+	// zone: one router's nodes are spread over zones. Capacity is how many routers the node may hold, active and standby;
+	// 0 is no limit. They mean nothing on a node without the role network.
+	Pool     string `json:"pool"`
+	Zone     string `json:"zone"`
+	Capacity int32  `json:"capacity"`
 	// StateDir holds what must outlive the agent (default /var/lib/weft).
 	StateDir string `json:"state_dir"`
 	// OVSDB is the database's endpoint (default unix:/var/run/openvswitch/db.sock), OVSRunDir the directory of the
@@ -55,6 +61,7 @@ func (c *Config) Defaults() {
 		value string
 	}{
 		{&c.DatapathType, "system"},
+		{&c.Pool, "default"},
 		{&c.StateDir, "/var/lib/weft"},
 		{&c.OVSDB, "unix:/var/run/openvswitch/db.sock"},
 		{&c.OVSRunDir, "/var/run/openvswitch"},
@@ -90,6 +97,9 @@ func (c *Config) Validate() error {
 	for _, r := range c.Roles {
 		check(r == RoleCompute || r == RoleNetwork, "roles: %q is neither compute nor network", r)
 	}
+	check(model.ValidNodeName(c.Pool), "pool: %q can't name a pool (letters, digits, '-' and '.', at most 63)", c.Pool)
+	check(c.Zone == "" || model.ValidNodeName(c.Zone), "zone: %q can't name a zone (letters, digits, '-' and '.', at most 63)", c.Zone)
+	check(c.Capacity >= 0, "capacity: %d is less than 0", c.Capacity)
 	check(filepath.IsAbs(c.StateDir), "state_dir: %q is not an absolute path", c.StateDir)
 	check(c.LeaseSeconds >= 2, "lease_seconds: %d is less than 2", c.LeaseSeconds)
 	errs = append(errs, c.mappings()...)

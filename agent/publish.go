@@ -147,7 +147,8 @@ func same(a, b proto.Message) bool {
 	ra, ok := a.(*storev1.Report)
 	rb, ok2 := b.(*storev1.Report)
 	if ok && ok2 {
-		return ra.GetRevision() == rb.GetRevision() && ra.GetState() == rb.GetState() && ra.GetMessage() == rb.GetMessage()
+		return ra.GetRevision() == rb.GetRevision() && ra.GetState() == rb.GetState() && ra.GetMessage() == rb.GetMessage() &&
+			ra.GetStandby() == rb.GetStandby()
 	}
 	return proto.Equal(a, b)
 }

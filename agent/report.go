@@ -213,7 +213,7 @@ func (a *Agent) reportUnit(u unit) {
 	case *plan.DHCP:
 		now[keys.Status(a.cfg.Node, keys.KindDHCP, u.id)] = reportOf(want.Revision, errors.Join(err, a.unserved(u.id, want)))
 	}
-	if u.kind == keys.KindRouter && a.view.HostRouters[u.id] {
+	if u.kind == keys.KindRouter && a.view.Planned(u.id) {
 		a.quarantined(keys.Router(u.id), keys.KindRouter, u.id, now)
 		for id := range a.view.InvalidUnder(keys.FloatingIPs(u.id)) {
 			a.quarantined(keys.FloatingIP(u.id, id), keys.KindFloatingIP, id, now)
@@ -267,12 +267,17 @@ func (a *Agent) quarantined(key, kind, id string, now map[string]*storev1.Report
 	}
 }
 
+// routerReports are those of a router that the node forwards for, or is ready to.
 func (a *Agent) routerReports(id string, want *plan.Router, err error, now map[string]*storev1.Report) {
 	state := reportOf(want.Revision, errors.Join(err, want.Problem))
 	if state.GetState() == weftv1.State_STATE_ACTIVE && !want.Namespace.Forward {
 		state = report(want.Revision, weftv1.State_STATE_DOWN, "admin_state_up is false")
 	}
 	now[keys.Status(a.cfg.Node, keys.KindRouter, id)] = state
+	if a.view.Active[id].Node != a.cfg.Node {
+		state.Standby = err == nil && want.Problem == nil
+		return
+	}
 	for fip, revision := range want.FloatingIPs {
 		now[keys.Status(a.cfg.Node, keys.KindFloatingIP, fip)] = reportOf(revision, errors.Join(err, want.Unreachable[fip]))
 	}

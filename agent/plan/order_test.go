@@ -140,10 +140,18 @@ func others(e entry) []entry {
 	add := func(m proto.Message) { out = append(out, entry{e.key, m}) }
 	switch m := e.value.(type) {
 	case *storev1.Agent:
-		add(&storev1.Agent{TunnelIp: netip.MustParseAddr(m.GetTunnelIp()).Next().Next().Next().Next().String()})
+		moved, other, compute := proto.CloneOf(m), proto.CloneOf(m), proto.CloneOf(m)
+		if ip, err := netip.ParseAddr(m.GetTunnelIp()); err == nil {
+			moved.TunnelIp = ip.Next().Next().Next().Next().String()
+		}
+		other.Pool, compute.Roles = "other", nil
+		add(moved)
+		add(other)
+		add(compute)
 	case *storev1.ActiveRouter:
 		add(&storev1.ActiveRouter{Node: "cmp2", Epoch: 2})
 		add(&storev1.ActiveRouter{Node: "cmp1", Epoch: 3})
+		add(&storev1.ActiveRouter{Node: "net2", Epoch: 4})
 	case *storev1.PortBinding:
 		add(&storev1.PortBinding{NetworkId: m.GetNetworkId(), Refused: "bound elsewhere"})
 	case *weftv1.Network:
@@ -260,8 +268,8 @@ func (n *node) astray(t *testing.T, h *host) string {
 func TestAnyOrderOfChangesEndsInTheSamePlan(t *testing.T) {
 	all := slots()
 	rapid.Check(t, func(rt *rapid.T) {
-		name := rapid.SampledFrom([]string{"net1", "cmp1"}).Draw(rt, "node")
-		tunnel := map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"}[name]
+		name := rapid.SampledFrom([]string{"net1", "net2", "cmp1"}).Draw(rt, "node")
+		tunnel := addresses()[name]
 		s, h := newStore(), newHost()
 		n := newNode(s, name, factsOf(name, tunnel))
 		n.follow()
@@ -339,7 +347,8 @@ func TestWhatOneObjectGivesUpAndAnotherTakesOverStays(t *testing.T) {
 
 // Nothing is taken away because something can't be read (promise I2).
 func TestAValueThatCannotBeReadLeavesThePlanAsItIs(t *testing.T) {
-	for name, tunnel := range map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"} {
+	for _, name := range []string{"net1", "net2", "cmp1"} {
+		tunnel := addresses()[name]
 		for _, e := range fleet() {
 			t.Run(name+e.key, func(t *testing.T) {
 				s, h := newStore(), newHost()
@@ -419,10 +428,10 @@ func held(v reflect.Value) int {
 }
 
 func TestWhatHasComeAndGoneLeavesNothingBehind(t *testing.T) {
-	rounds := 300
-	for _, name := range []string{"net1", "cmp1"} {
+	rounds := 200
+	for _, name := range []string{"net1", "net2", "cmp1"} {
 		s := newStore()
-		n := newNode(s, name, factsOf(name, map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"}[name]))
+		n := newNode(s, name, factsOf(name, addresses()[name]))
 		plug(&n.facts, 1, 3, 5)
 		n.follow()
 		h := newHost()

@@ -104,7 +104,7 @@ func tunnelFlows(facts *Facts, t tunnel) Flows {
 func networkFlows(v *view.View, facts *Facts, id string) Flows {
 	out := Flows{}
 	n, vlan := v.Networks[id], facts.VLANs[id]
-	if n == nil || n.Revision == 0 || vlan == 0 || !n.Object.Up || len(n.Local) == 0 {
+	if n == nil || n.Revision == 0 || vlan == 0 || !n.Object.Up || !n.Held() {
 		return out
 	}
 	if n.Object.Tunnelled() {
@@ -231,7 +231,7 @@ func devicePrefix(p model.Port) string {
 func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
 	out := Flows{}
 	n, vlan := v.Networks[k.Network], facts.VLANs[k.Network]
-	if n == nil || n.Revision == 0 || vlan == 0 || !n.Object.Up || len(n.Local) == 0 {
+	if n == nil || n.Revision == 0 || vlan == 0 || !n.Object.Up || !n.Held() {
 		return out
 	}
 	p, ok := n.Ports[k.Port]

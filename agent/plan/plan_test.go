@@ -233,13 +233,23 @@ type entry struct {
 	value proto.Message
 }
 
-// fleet is a small fleet: net1 with a router, DHCP servers and the outside; cmp1 and cmp2 with VMs on a VXLAN, a GRE and a
-// VLAN network.
+// addresses are the nodes' tunnel addresses.
+func addresses() map[string]string {
+	return map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12", "cmp2": "10.31.0.13", "net2": "10.31.0.14"}
+}
+
+// fleet is a small fleet: net1 with a router that net2 stands by for, DHCP servers and the outside; cmp1 and cmp2 with VMs
+// on a VXLAN, a GRE and a VLAN network.
 func fleet() []entry {
 	var out []entry
 	add := func(key string, m proto.Message) { out = append(out, entry{key, m}) }
-	for i, name := range []string{"net1", "cmp1", "cmp2"} {
-		add(keys.Agent(name), &storev1.Agent{TunnelIp: fmt.Sprintf("10.31.0.%d", 11+i)})
+	for _, name := range slices.Sorted(maps.Keys(addresses())) {
+		role := weftv1.Role_ROLE_COMPUTE
+		if strings.HasPrefix(name, "net") {
+			role = weftv1.Role_ROLE_NETWORK
+		}
+		add(keys.Agent(name), &storev1.Agent{TunnelIp: addresses()[name], Roles: []weftv1.Role{role}})
+		add(keys.Live(name), &storev1.Agent{})
 	}
 	for _, n := range []*weftv1.Network{
 		network(netVXLAN, "vx", weftv1.NetworkType_NETWORK_TYPE_VXLAN, "", 5001, 1450),
@@ -281,7 +291,7 @@ func fleet() []entry {
 // routed adds router1 with a leg in the VXLAN and the VLAN network, a gateway and a floating IP.
 func routed(add func(string, proto.Message)) {
 	r := &weftv1.Router{
-		Id: router1, Name: "r1", Project: "default", Placement: &weftv1.Placement{Nodes: []string{"net1"}},
+		Id: router1, Name: "r1", Project: "default", Placement: &weftv1.Placement{Nodes: []string{"net1", "net2"}},
 		Routes: []*weftv1.Route{{Destination: "192.168.0.0/16", Nexthop: "10.1.0.11"}},
 	}
 	for i, leg := range []struct{ network, ip, owner string }{
@@ -299,7 +309,9 @@ func routed(add func(string, proto.Message)) {
 		}
 	}
 	add(keys.Router(router1), r)
-	add(keys.HostObject("net1", keys.KindRouter, router1), &storev1.RouterBinding{})
+	for i, node := range []string{"net1", "net2"} {
+		add(keys.HostObject(node, keys.KindRouter, router1), &storev1.RouterBinding{Rank: int32(i), Nodes: []string{"net1", "net2"}})
+	}
 	add(keys.Active(router1), &storev1.ActiveRouter{Node: "net1", Epoch: 1})
 	add(keys.FloatingIP(router1, id("e", 1)), &weftv1.FloatingIp{
 		Id: id("e", 1), Project: "default", NetworkId: netExt, IpAddress: "203.0.113.244",
@@ -325,13 +337,13 @@ func plug(f *plan.Facts, ports ...int) {
 }
 
 func TestPlanOfANodeIsTheGoldenText(t *testing.T) {
-	for name, tunnel := range map[string]string{"net1": "10.31.0.11", "cmp1": "10.31.0.12"} {
+	for _, name := range []string{"net1", "net2", "cmp1"} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore()
 			for _, e := range fleet() {
 				s.put(e.key, e.value)
 			}
-			n := newNode(s, name, factsOf(name, tunnel))
+			n := newNode(s, name, factsOf(name, addresses()[name]))
 			if name == "cmp1" {
 				plug(&n.facts, 1, 3, 5)
 			}

@@ -222,7 +222,7 @@ func (u *update) planPort(k view.PortKey) {
 
 func (u *update) planServices(dirty *view.Dirty) {
 	for id := range dirty.Routers {
-		if u.view.HostRouters[id] && !u.view.RouterReady(id) {
+		if u.view.Planned(id) && !u.view.RouterReady(id) {
 			continue
 		}
 		plan := routerPlan(u.view, id)
@@ -525,11 +525,11 @@ func AssignVLANs(held map[string]uint16, needed []string) (vlans map[string]uint
 
 const maxVLAN = 4094
 
-// NeedVLAN lists the networks with a port on this node.
+// NeedVLAN lists the networks that this node has.
 func NeedVLAN(v *view.View) []string {
 	var out []string
 	for id, n := range v.Networks {
-		if n.Revision != 0 && len(n.Local) > 0 {
+		if n.Revision != 0 && n.Held() {
 			out = append(out, id)
 		}
 	}

@@ -61,14 +61,39 @@ func tunnelsOf(v *view.View, facts *Facts, n *view.Network) []tunnel {
 	return out
 }
 
-// tunnels lists all tunnels that the node needs, sorted: one per kind and node that shares a network of the kind.
+// networkNodes adds the tunnels to every node to which a network's router may move: a tunnel that is made only then keeps
+// the traffic waiting.
+func networkNodes(v *view.View, facts *Facts, n *view.Network, set map[tunnel]bool) {
+	for name, node := range v.Nodes {
+		if t, ok := tunnelTo(v, facts, n, name); ok && node.Network {
+			set[t] = true
+		}
+	}
+}
+
+// sessionTo is the tunnel by which this node and a peer watch each other, if both ends are known.
+func sessionTo(v *view.View, facts *Facts, peer string) (tunnel, bool) {
+	ip := v.Nodes[peer].TunnelIP
+	return tunnel{weftv1.NetworkType_NETWORK_TYPE_VXLAN, ip}, ip.IsValid() && facts.TunnelIP.IsValid() && ip != facts.TunnelIP
+}
+
+// tunnels lists all tunnels that the node needs, sorted: one per kind and node that shares a network of the kind, or may
+// come to by a router's move, and one to each peer.
 func tunnels(v *view.View, facts *Facts) []tunnel {
 	set := map[tunnel]bool{}
 	for _, n := range v.Networks {
-		if n.Revision == 0 || !n.Object.Tunnelled() || len(n.Local) == 0 {
+		if n.Revision == 0 || !n.Object.Tunnelled() || !n.Held() {
 			continue
 		}
 		for _, t := range tunnelsOf(v, facts, n) {
+			set[t] = true
+		}
+		if n.Routed() {
+			networkNodes(v, facts, n, set)
+		}
+	}
+	for _, peer := range v.Peers() {
+		if t, ok := sessionTo(v, facts, peer); ok {
 			set[t] = true
 		}
 	}
@@ -106,7 +131,7 @@ func patch(bridgeA, a, bridgeB, b string) []desired.Port {
 // there is nothing to do on br-int for it.
 func devicePort(v *view.View, facts *Facts, k view.PortKey) (desired.Port, bool) {
 	n, vlan := v.Networks[k.Network], facts.VLANs[k.Network]
-	if n == nil || n.Revision == 0 || vlan == 0 || !n.Local[k.Port] {
+	if n == nil || n.Revision == 0 || vlan == 0 || (!n.Local[k.Port] && !n.Standby[k.Port]) {
 		return desired.Port{}, false
 	}
 	p := n.Ports[k.Port].Object

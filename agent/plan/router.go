@@ -32,10 +32,11 @@ type Router struct {
 // RouterNamespace is the name of a router's namespace (REFERENCE R15).
 func RouterNamespace(id string) string { return "qrouter-" + id }
 
-// routerPlan plans a router; nil when this node is not to have it.
+// routerPlan plans a router; nil when this node is not to have it. It is the same plan whether the node forwards for the
+// router or stands by: what makes a standby silent is that no flow admits or delivers a frame of its ports.
 func routerPlan(v *view.View, id string) *Router {
 	r := v.Routers[id]
-	if r == nil || r.Revision == 0 || !v.HostRouters[id] || v.Active[id] != v.Self {
+	if r == nil || r.Revision == 0 || !v.Planned(id) {
 		return nil
 	}
 	b := routerBuilder{view: v, router: r, plan: &Router{

@@ -15,11 +15,12 @@ const (
 	scopeNetwork = "network/"
 	scopeRouter  = "router/"
 	scopeActive  = "active/"
+	scopeLive    = "live/"
 )
 
 // Scopes is everything that the node has to follow, as far as the view shows it: what is bound to it and all nodes; each
-// network with a port, a DHCP server or a router of this node; each router placed here; and who is active for each
-// router with a port on one of these networks.
+// network with a port, a DHCP server or a router of this node; each router planned here; who is active for each router with
+// a port on one of these networks; and whether the agents of its peers are alive.
 func (v *View) Scopes() map[string][]mirror.Range {
 	out := map[string][]mirror.Range{
 		scopeHost:   {mirror.Under(keys.Host(v.Self))},
@@ -48,6 +49,9 @@ func (v *View) Scopes() map[string][]mirror.Range {
 				network(n)
 			}
 		}
+	}
+	for _, peer := range v.Peers() {
+		out[scopeLive+peer] = []mirror.Range{mirror.Exactly(keys.Live(peer))}
 	}
 	v.activeScopes(out)
 	return out
@@ -102,7 +106,7 @@ func (v *View) markListed(scope string, d *Dirty) {
 		d.Routers[id] = true
 	}
 	if id, ok := strings.CutPrefix(scope, scopeActive); ok {
-		d.Routers[id] = true
+		d.Routers[id], d.Actives[id] = true, true
 		for k := range v.routerPorts[id] {
 			d.Port(k)
 		}
@@ -122,9 +126,13 @@ func (v *View) Drop(scope string, d *Dirty) {
 	}
 	if id, ok := strings.CutPrefix(scope, scopeActive); ok {
 		delete(v.Active, id)
+		delete(v.written, id)
 		for k := range v.routerPorts[id] {
 			v.locate(k, d)
 		}
+	}
+	if node, ok := strings.CutPrefix(scope, scopeLive); ok {
+		delete(v.Live, node)
 	}
 }
 
@@ -194,6 +202,8 @@ func (v *View) holds(k keys.Key) bool {
 		_, held = v.Active[k.ID()]
 	case keys.FamilyAgent:
 		_, held = v.Nodes[k.ID()]
+	case keys.FamilyLive:
+		held = true // what it says does not matter
 	case keys.FamilyHost:
 		held = v.bound(k)
 	}
@@ -209,6 +219,6 @@ func (v *View) bound(k keys.Key) bool {
 		_, ok := v.HostDHCP[k.ID()]
 		return ok
 	default:
-		return v.HostRouters[k.ID()]
+		return v.Planned(k.ID())
 	}
 }

@@ -31,10 +31,20 @@ type Network struct {
 	Ports   map[string]Versioned[model.Port]
 	// Local are the ports that live on this node.
 	Local map[string]bool
+	// Standby are the ports of routers that this node is planned to hold and that another node forwards for, or none: their
+	// devices are here, and no frame passes them.
+	Standby map[string]bool
 
 	located map[string]string // port -> node where it lives
 	hosts   map[string]int    // node -> how many of the network's ports live there
+	routed  int               // how many of the network's ports are routers'
 }
+
+// Held reports whether this node has the network: ports of its own, or ports that may become its own at any moment.
+func (n *Network) Held() bool { return len(n.Local)+len(n.Standby) > 0 }
+
+// Routed reports whether a router has a port on the network.
+func (n *Network) Routed() bool { return n.routed > 0 }
 
 // Remote lists the other nodes that have a port of the network, sorted.
 func (n *Network) Remote(self string) []string {
@@ -60,6 +70,31 @@ type Router struct {
 // Node is what other nodes need to know of a node.
 type Node struct {
 	TunnelIP netip.Addr
+	// Network: the node holds routers, for the nodes of Pool.
+	Network bool
+	Pool    string
+	// Uplinks say, by physical network, whether the node has proven that it reaches it.
+	Uplinks map[string]bool
+	// PeerAddress is where the node's agent is reached by its peers; "" when it is not.
+	PeerAddress string
+}
+
+// RouterBinding is a router that this node is planned to hold.
+type RouterBinding struct {
+	// Nodes are all that are planned to hold it, first choice first.
+	Nodes []string
+	// HandOver is the node that this one is to hand the router over to; "" for none.
+	HandOver string
+}
+
+// Active says which node forwards for a router.
+type Active struct {
+	Node  string
+	Epoch int64
+	// Revision is the mod revision of the key, for a compare and swap.
+	Revision int64
+	// Reason is why it is this node, for the operator.
+	Reason string
 }
 
 // Binding is a port that is bound to this node.
@@ -88,14 +123,17 @@ type View struct {
 	Nodes    map[string]Node
 	// What is bound to or placed on this node.
 	HostPorts   map[string]Binding
-	HostRouters map[string]bool
+	HostRouters map[string]RouterBinding
 	HostDHCP    map[string]string // network -> the DHCP server's port
-	// Active is the node that forwards for a router.
-	Active map[string]string
+	// Active says who forwards for a router.
+	Active map[string]Active
+	// Live are those of the node's peers whose agent is alive, as far as the store knows.
+	Live map[string]bool
 	// Invalid says, by key, which objects can't be used and why.
 	Invalid map[string]Invalid
 
 	listed      map[string]bool
+	written     map[string]int64            // router -> the mod revision of active/<router> that this node wrote, until it is seen
 	routerPorts map[string]map[PortKey]bool // router -> its ports in the networks followed
 }
 
@@ -103,9 +141,9 @@ type View struct {
 func New(self string) *View {
 	return &View{
 		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
-		HostPorts: map[string]Binding{}, HostRouters: map[string]bool{}, HostDHCP: map[string]string{},
-		Active: map[string]string{}, Invalid: map[string]Invalid{},
-		listed: map[string]bool{}, routerPorts: map[string]map[PortKey]bool{},
+		HostPorts: map[string]Binding{}, HostRouters: map[string]RouterBinding{}, HostDHCP: map[string]string{},
+		Active: map[string]Active{}, Live: map[string]bool{}, Invalid: map[string]Invalid{},
+		listed: map[string]bool{}, written: map[string]int64{}, routerPorts: map[string]map[PortKey]bool{},
 	}
 }
 
@@ -115,17 +153,19 @@ type Dirty struct {
 	Ports    map[PortKey]bool // the flows of one port
 	Routers  map[string]bool
 	DHCP     map[string]bool // by network
-	Tunnels  bool
+	// Actives are routers that became active or silent: nothing of theirs but the flows of their ports is planned anew.
+	Actives map[string]bool
+	Tunnels bool
 }
 
 // NewDirty is an empty set.
 func NewDirty() *Dirty {
-	return &Dirty{Networks: map[string]bool{}, Ports: map[PortKey]bool{}, Routers: map[string]bool{}, DHCP: map[string]bool{}}
+	return &Dirty{Networks: map[string]bool{}, Ports: map[PortKey]bool{}, Routers: map[string]bool{}, DHCP: map[string]bool{}, Actives: map[string]bool{}}
 }
 
 // Empty reports whether nothing is dirty.
 func (d *Dirty) Empty() bool {
-	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP) == 0 && !d.Tunnels
+	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP)+len(d.Actives) == 0 && !d.Tunnels
 }
 
 // Port marks a port, and its network's floods.
@@ -192,6 +232,9 @@ func (v *View) dispatch(k keys.Key, c mirror.Change, d *Dirty) error {
 		return v.active(k.ID(), c, d)
 	case keys.FamilyAgent:
 		return v.agent(k.ID(), c, d)
+	case keys.FamilyLive:
+		v.live(k.ID(), c)
+		return nil
 	default:
 		return nil
 	}
@@ -231,7 +274,7 @@ func (v *View) networkScope(id string) *Network {
 	if n == nil {
 		n = &Network{
 			Subnets: map[string]Versioned[model.Subnet]{}, Ports: map[string]Versioned[model.Port]{},
-			Local: map[string]bool{}, located: map[string]string{}, hosts: map[string]int{},
+			Local: map[string]bool{}, Standby: map[string]bool{}, located: map[string]string{}, hosts: map[string]int{},
 		}
 		v.Networks[id] = n
 	}
@@ -315,68 +358,89 @@ func (v *View) port(k PortKey, c mirror.Change, d *Dirty) error {
 	n := v.networkScope(k.Network)
 	old := n.Ports[k.Port]
 	put(n.Ports, k.Port, obj)
-	v.indexRouterPort(k, old.Object, obj.Object)
+	if v.indexRouterPort(k, old.Object, obj.Object) {
+		d.Tunnels = true
+	}
 	v.locate(k, d)
 	if v.HostDHCP[k.Network] != "" {
 		d.DHCP[k.Network] = true
 	}
 	for _, p := range []model.Port{old.Object, obj.Object} {
-		if p.OfRouter() && v.HostRouters[p.DeviceID] {
+		if p.OfRouter() && v.Planned(p.DeviceID) {
 			d.Routers[p.DeviceID] = true
 		}
 	}
 	return nil
 }
 
-func (v *View) indexRouterPort(k PortKey, old, now model.Port) {
+// indexRouterPort notes which router a port is of; true when the network's first router port came or its last one went.
+func (v *View) indexRouterPort(k PortKey, old, now model.Port) bool {
+	n := v.networkScope(k.Network)
+	before := n.Routed()
 	if old.OfRouter() {
+		n.routed--
 		delete(v.routerPorts[old.DeviceID], k)
 		if len(v.routerPorts[old.DeviceID]) == 0 {
 			delete(v.routerPorts, old.DeviceID)
 		}
 	}
 	if now.OfRouter() {
+		n.routed++
 		if v.routerPorts[now.DeviceID] == nil {
 			v.routerPorts[now.DeviceID] = map[PortKey]bool{}
 		}
 		v.routerPorts[now.DeviceID][k] = true
 	}
+	return n.Routed() != before
 }
 
-// locate works out where a port lives and keeps the network's indexes; what depends on it is marked.
+// locate works out where a port lives and whether it stands by here, and keeps the network's indexes; what depends on it
+// is marked.
 func (v *View) locate(k PortKey, d *Dirty) {
 	n := v.networkScope(k.Network)
 	was, now := n.located[k.Port], v.whereIs(n, k)
-	if was == now {
+	port := n.Ports[k.Port].Object
+	standby := now != v.Self && port.OfRouter() && v.Planned(port.DeviceID)
+	if was == now && n.Standby[k.Port] == standby {
 		if now == v.Self {
 			d.Networks[k.Network] = true
 		}
 		return
 	}
-	if was != "" {
-		if n.hosts[was]--; n.hosts[was] == 0 {
-			delete(n.hosts, was)
-			d.Networks[k.Network], d.Tunnels = true, true
-		}
-		delete(n.located, k.Port)
-		delete(n.Local, k.Port)
-	}
-	if now != "" {
-		if n.hosts[now]++; n.hosts[now] == 1 {
-			d.Networks[k.Network], d.Tunnels = true, true
-		}
-		n.located[k.Port] = now
-		if now == v.Self {
-			n.Local[k.Port] = true
-		}
+	held := n.Held()
+	n.move(v.Self, k.Port, now, standby)
+	if (was != "" && n.hosts[was] == 0) || (now != "" && n.hosts[now] == 1) {
+		d.Networks[k.Network], d.Tunnels = true, true
 	}
 	switch {
-	case now == v.Self && len(n.Local) == 1, was == v.Self && len(n.Local) == 0:
+	case held != n.Held():
 		v.allOfNetwork(k.Network, d) // the node has, or no longer has, the flows to the network's other ports
 	case was == v.Self || now == v.Self:
 		d.Networks[k.Network] = true
 	}
 	d.Ports[k] = true
+}
+
+// move notes where a port now lives, and whether it stands by.
+func (n *Network) move(self, port, now string, standby bool) {
+	if was := n.located[port]; was != "" {
+		if n.hosts[was]--; n.hosts[was] == 0 {
+			delete(n.hosts, was)
+		}
+	}
+	delete(n.located, port)
+	delete(n.Local, port)
+	delete(n.Standby, port)
+	if now != "" {
+		n.hosts[now]++
+		n.located[port] = now
+	}
+	if now == self {
+		n.Local[port] = true
+	}
+	if standby {
+		n.Standby[port] = true
+	}
 }
 
 func (v *View) whereIs(n *Network, k PortKey) string {
@@ -385,7 +449,7 @@ func (v *View) whereIs(n *Network, k PortKey) string {
 	case !ok:
 		return ""
 	case p.Object.OfRouter():
-		return v.Active[p.Object.DeviceID]
+		return v.Active[p.Object.DeviceID].Node
 	default:
 		return p.Object.BoundHost
 	}
@@ -429,11 +493,7 @@ func (v *View) host(kind, id string, c mirror.Change, d *Dirty) error {
 	case keys.KindPort:
 		return v.hostPort(id, c, d)
 	case keys.KindRouter:
-		v.HostRouters[id] = true
-		if c.Value == nil {
-			delete(v.HostRouters, id)
-		}
-		d.Routers[id] = true
+		return v.hostRouter(id, c, d)
 	case keys.KindDHCP:
 		d.DHCP[id] = true
 		binding, err := decode(c, &storev1.DhcpBinding{}, func(b *storev1.DhcpBinding) (string, error) { return b.GetPortId(), nil })
@@ -447,6 +507,37 @@ func (v *View) host(kind, id string, c mirror.Change, d *Dirty) error {
 		}
 	}
 	return nil
+}
+
+func (v *View) hostRouter(id string, c mirror.Change, d *Dirty) error {
+	binding, err := decode(c, &storev1.RouterBinding{}, func(b *storev1.RouterBinding) (RouterBinding, error) {
+		return RouterBinding{Nodes: b.GetNodes(), HandOver: b.GetHandOver()}, nil
+	})
+	if err != nil {
+		d.Routers[id] = true
+		return err
+	}
+	planned := v.Planned(id)
+	if binding.Revision == 0 {
+		delete(v.HostRouters, id)
+	} else {
+		v.HostRouters[id] = binding.Object
+	}
+	d.Actives[id] = true
+	if planned == v.Planned(id) {
+		return nil // another order of the nodes, or a hand-over, is nothing to build
+	}
+	d.Routers[id] = true
+	for k := range v.routerPorts[id] {
+		v.locate(k, d)
+	}
+	return nil
+}
+
+// Planned reports whether this node is planned to hold a router.
+func (v *View) Planned(router string) bool {
+	_, ok := v.HostRouters[router]
+	return ok
 }
 
 func (v *View) hostPort(id string, c mirror.Change, d *Dirty) error {
@@ -469,20 +560,40 @@ func (v *View) hostPort(id string, c mirror.Change, d *Dirty) error {
 }
 
 func (v *View) active(router string, c mirror.Change, d *Dirty) error {
-	now, err := decode(c, &storev1.ActiveRouter{}, func(a *storev1.ActiveRouter) (string, error) { return a.GetNode(), nil })
-	d.Routers[router] = true
+	now, err := decode(c, &storev1.ActiveRouter{}, func(a *storev1.ActiveRouter) (Active, error) {
+		return Active{Node: a.GetNode(), Epoch: a.GetEpoch(), Revision: c.Revision, Reason: a.GetReason()}, nil
+	})
 	if err != nil {
 		return err
 	}
-	if now.Object == "" {
+	if c.Revision < v.written[router] {
+		return nil // from before what this node wrote itself
+	}
+	v.setActive(router, now.Object, d)
+	return nil
+}
+
+// Wrote notes that this node's agent has just made itself or another the one that forwards for a router: it knows before
+// the mirror does, and the mirror may still deliver what was before.
+func (v *View) Wrote(router string, now Active, d *Dirty) {
+	if v.Active[router].Revision >= now.Revision {
+		return
+	}
+	v.setActive(router, now, d)
+	v.written[router] = now.Revision
+}
+
+func (v *View) setActive(router string, now Active, d *Dirty) {
+	d.Actives[router] = true
+	delete(v.written, router)
+	if now.Node == "" {
 		delete(v.Active, router)
 	} else {
-		v.Active[router] = now.Object
+		v.Active[router] = now
 	}
 	for k := range v.routerPorts[router] {
 		v.locate(k, d)
 	}
-	return nil
 }
 
 func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
@@ -490,16 +601,19 @@ func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
 	if err != nil {
 		return err
 	}
-	old := v.Nodes[name]
+	old, peers := v.Nodes[name], v.Peers()
 	if now.Revision == 0 {
 		delete(v.Nodes, name)
 	} else {
 		v.Nodes[name] = now.Object
 	}
-	if old == now.Object {
+	if old.TunnelIP == now.Object.TunnelIP && old.Network == now.Object.Network && slices.Equal(peers, v.Peers()) {
 		return nil
 	}
 	d.Tunnels = true
+	if old.TunnelIP == now.Object.TunnelIP {
+		return nil
+	}
 	for id, n := range v.Networks {
 		if n.hosts[name] > 0 {
 			v.allOfNetwork(id, d)
@@ -510,9 +624,52 @@ func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
 
 // nodeFrom reads what other nodes need of an agent's word of itself. A node without tunnels has no address.
 func nodeFrom(a *storev1.Agent) (Node, error) {
+	out := Node{
+		Network: slices.Contains(a.GetRoles(), weftv1.Role_ROLE_NETWORK), Pool: PoolName(a.GetPool()),
+		PeerAddress: a.GetPeerAddress(), Uplinks: map[string]bool{},
+	}
+	for _, u := range a.GetUplinks() {
+		out.Uplinks[u.GetPhysicalNetwork()] = u.GetProven()
+	}
 	if a.GetTunnelIp() == "" {
-		return Node{}, nil
+		return out, nil
 	}
 	ip, err := netip.ParseAddr(a.GetTunnelIp())
-	return Node{TunnelIP: ip}, err
+	out.TunnelIP = ip
+	return out, err
+}
+
+// DefaultPool is the pool of a node that names none.
+const DefaultPool = "default"
+
+// PoolName is the name of a pool as an agent gives it.
+func PoolName(given string) string {
+	if given == "" {
+		return DefaultPool
+	}
+	return given
+}
+
+// Peers lists the other nodes that hold routers for the same pool, sorted; none when this node holds no routers.
+func (v *View) Peers() []string {
+	self := v.Nodes[v.Self]
+	if !self.Network {
+		return nil
+	}
+	var out []string
+	for name, n := range v.Nodes {
+		if name != v.Self && n.Network && n.Pool == self.Pool {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// live notes whether a node's agent is alive.
+func (v *View) live(name string, c mirror.Change) {
+	delete(v.Live, name)
+	if c.Value != nil {
+		v.Live[name] = true
+	}
 }
