@@ -44,6 +44,10 @@ type Conn struct {
 
 	writing sync.Mutex // one message at a time on nc
 
+	// Belong to whoever holds the turn: room for encoding, and how the bridge prints flows that it prints in a form of its own.
+	scratch []byte
+	forms   map[identity]string
+
 	mu        sync.Mutex // guards the rest
 	err       error
 	nextXID   uint32

@@ -13,13 +13,15 @@ const (
 	multipartMore = 1
 )
 
-// Entry is one flow as the bridge reports it. Its actions are not decoded: the cookie stands for them.
+// Entry is one flow as the bridge reports it.
 type Entry struct {
 	Table    uint8
 	Priority uint16
 	Cookie   uint64
 	Packets  uint64 // 0 in OpenFlow 1.5 if the bridge sends no packet count
 	match    []byte // the OXM fields as the bridge wrote them, without padding
+	// instructions are as the bridge wrote them.
+	instructions []byte
 }
 
 // Owned says whether the flow is weft's.
@@ -76,7 +78,7 @@ func decodeFlowStats(b []byte) (Entry, error) {
 	if len(b) < fixed {
 		return Entry{}, errTruncated
 	}
-	fields, _, err := splitMatch(b[fixed:])
+	fields, rest, err := splitMatch(b[fixed:])
 	if err != nil {
 		return Entry{}, err
 	}
@@ -85,7 +87,7 @@ func decodeFlowStats(b []byte) (Entry, error) {
 		Priority: binary.BigEndian.Uint16(b[12:]),
 		Cookie:   binary.BigEndian.Uint64(b[24:]),
 		Packets:  binary.BigEndian.Uint64(b[32:]),
-		match:    fields,
+		match:    fields, instructions: rest,
 	}, nil
 }
 
@@ -99,7 +101,7 @@ func decodeFlowDesc(b []byte) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	packets, err := packetCount(rest)
+	packets, rest, err := splitStats(rest)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -108,32 +110,34 @@ func decodeFlowDesc(b []byte) (Entry, error) {
 		Priority: binary.BigEndian.Uint16(b[6:]),
 		Cookie:   binary.BigEndian.Uint64(b[16:]),
 		Packets:  packets,
-		match:    fields,
+		match:    fields, instructions: rest,
 	}, nil
 }
 
-// packetCount finds OXS_OF_PACKET_COUNT in a struct ofp_stats, OpenFlow 1.5 section 7.2.4.
-func packetCount(b []byte) (uint64, error) {
+// splitStats takes a struct ofp_stats off the front (OpenFlow 1.5 section 7.2.4): its OXS_OF_PACKET_COUNT, 0 if there is
+// none, and what follows its padding.
+func splitStats(b []byte) (packets uint64, rest []byte, err error) {
 	const headerPacketCount = 0x8002<<16 | 4<<9 | 8
 	if len(b) < 4 {
-		return 0, nil
+		return 0, nil, nil
 	}
 	length := int(binary.BigEndian.Uint16(b[2:]))
 	if length < 4 || length > len(b) {
-		return 0, fmt.Errorf("flow statistics of %d bytes in %d", length, len(b))
+		return 0, nil, fmt.Errorf("flow statistics of %d bytes in %d", length, len(b))
 	}
+	rest = b[min((length+7)/8*8, len(b)):]
 	for b = b[4:length]; len(b) >= 4; {
 		header := binary.BigEndian.Uint32(b)
 		size := 4 + int(header&0xff)
 		if size > len(b) {
-			return 0, errTruncated
+			return 0, nil, errTruncated
 		}
 		if header == headerPacketCount && size == 12 {
-			return binary.BigEndian.Uint64(b[4:]), nil
+			packets = binary.BigEndian.Uint64(b[4:])
 		}
 		b = b[size:]
 	}
-	return 0, nil
+	return packets, rest, nil
 }
 
 // splitMatch takes a struct ofp_match off the front: its OXM fields, and what follows its padding.

@@ -273,6 +273,54 @@ func TestChangedActionsReplaceTheFlowInPlace(t *testing.T) {
 	checkCounts(t, mustSync(t, c, before), 0, 0, 0)
 }
 
+func TestAFlowThatSomebodyGaveOtherActionsIsFoundAndRepaired(t *testing.T) {
+	o, c := startBridge(t)
+	want := flows(t, flow.Flow{Priority: 9, Match: flow.NewMatch(flow.InPort(1)), Actions: []flow.Action{flow.Output(2)}},
+		flow.Flow{Priority: 9, Match: flow.NewMatch(flow.InPort(2))})
+	mustSync(t, c, want)
+	o.Ofctl("-O", "OpenFlow15", "mod-flows", "br0", "in_port=1,actions=output:3") // keeps the cookie
+	d, err := c.Diff(testContext(t), want)
+	if err != nil || len(d.Missing) != 0 || len(d.Altered) != 1 || len(d.Surplus) != 0 || !flow.Equal(d.Altered[0], want[0]) {
+		t.Errorf("difference %+v, %v; want the first flow altered", d, err)
+	}
+	checkCounts(t, mustSync(t, c, want), 1, 0, 0)
+	if got := strings.Join(dumpText(o, "br0"), "\n"); !strings.Contains(got, "output:2") {
+		t.Errorf("after Sync: %s", got)
+	}
+	checkCounts(t, mustSync(t, c, want), 0, 0, 0)
+}
+
+func TestDiffTellsWhatSyncWouldDoAndWritesNothing(t *testing.T) {
+	o, c := startBridge(t)
+	all := drops(3)
+	mustSync(t, c, all[:2])
+	before := dumpText(o, "br0")
+	d, err := c.Diff(testContext(t), all[1:])
+	if err != nil || len(d.Missing) != 1 || len(d.Altered) != 0 || len(d.Surplus) != 1 || d.Empty() {
+		t.Errorf("difference %+v, %v; want one missing and one surplus", d, err)
+	}
+	if text := d.Surplus[0].Text(); !strings.Contains(text, fmt.Sprintf("cookie=%#x, table=", all[0].Cookie)) {
+		t.Errorf("the surplus flow's text is %q", text)
+	}
+	if diff := cmp.Diff(before, dumpText(o, "br0")); diff != "" {
+		t.Errorf("flows changed:\n%s", diff)
+	}
+}
+
+func TestEveryFlowReadsBackAsItWasWritten(t *testing.T) {
+	o := ovstest.Start(t)
+	for _, v := range []openflow.Version{openflow.Version14, openflow.Version15} {
+		bridge := fmt.Sprintf("br%d", v)
+		o.AddBridge(bridge)
+		c := dial(t, o, bridge, v)
+		want := everyFlow(t)
+		checkCounts(t, mustSync(t, c, want), len(want), 0, 0)
+		if d, err := c.Diff(testContext(t), want); err != nil || !d.Empty() {
+			t.Errorf("%s: %+v, %v", v, d, err)
+		}
+	}
+}
+
 func TestApplyOfAbsentDeletionSucceeds(t *testing.T) {
 	_, c := startBridge(t)
 	all := drops(2)

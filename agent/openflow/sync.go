@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/weft-sdn/weft/agent/flow"
 )
@@ -31,31 +32,42 @@ func (e *ConflictError) Error() string {
 // strangers are the places held by flows that are not weft's, with their cookies.
 type strangers map[flow.Key]uint64
 
-// identity is what two flows that are taken for the same have in common, see package flow.
-type identity struct {
-	table    uint8
-	priority uint16
-	cookie   uint64
-}
-
-// Sync makes the bridge's flows of weft exactly the desired ones: it lists the flows, compares by (table, priority, cookie),
-// and writes the difference as one atomic bundle, additions first, so that no packet meets a gap. If nothing differs nothing
-// is written. Flows with cookies that are not weft's stay as they are; a desired flow whose place one of them holds is left
-// out and reported in Conflicts. Desired flows must carry cookies (flow.Set gives them) and distinct keys.
+// Sync makes the bridge's flows of weft exactly the desired ones: it lists the flows, compares them, and writes the
+// difference as one atomic bundle, additions first, so that no packet meets a gap. If nothing differs nothing is written.
+// Flows are compared by (table, priority, cookie) and, in OpenFlow 1.5, by what they do: somebody may have given a flow
+// other actions under its cookie. Flows with cookies that are not weft's stay as they are; a desired flow whose place one of
+// them holds is left out and reported in Conflicts. Desired flows must carry cookies (flow.Set gives them) and distinct keys.
 //
 // A refused bundle is a *BundleError that names the flows; the bridge is then unchanged. Leave out everything that belongs
 // to the same object and sync again.
 func (c *Conn) Sync(ctx context.Context, desired []flow.Flow) (Result, error) {
-	return c.sync(ctx, desired, deletions)
+	return c.sync(ctx, desired, true)
 }
 
 // Fill is Sync for a caller that does not know all that is desired: it deletes nothing. A flow in the place of a desired one
 // is replaced all the same.
 func (c *Conn) Fill(ctx context.Context, desired []flow.Flow) (Result, error) {
-	return c.sync(ctx, desired, func([]Entry, []flow.Flow) []change { return nil })
+	return c.sync(ctx, desired, false)
 }
 
-func (c *Conn) sync(ctx context.Context, desired []flow.Flow, surplus func([]Entry, []flow.Flow) []change) (Result, error) {
+// Diff is what Sync would do: nothing is written. Flows whose place a stranger holds are among the missing ones.
+func (c *Conn) Diff(ctx context.Context, desired []flow.Flow) (Difference, error) {
+	if err := checkCookies(desired); err != nil {
+		return Difference{}, err
+	}
+	var d Difference
+	err := c.exclusive(ctx, func() error {
+		entries, err := c.dump(ctx)
+		if err != nil {
+			return fmt.Errorf("listing flows: %w", err)
+		}
+		d, err = c.compare(entries, desired)
+		return err
+	})
+	return d, err
+}
+
+func (c *Conn) sync(ctx context.Context, desired []flow.Flow, surplus bool) (Result, error) {
 	if err := checkCookies(desired); err != nil {
 		return Result{}, err
 	}
@@ -66,7 +78,17 @@ func (c *Conn) sync(ctx context.Context, desired []flow.Flow, surplus func([]Ent
 			return fmt.Errorf("listing flows: %w", err)
 		}
 		c.remember(entries)
-		res, err = c.apply(ctx, additions(entries, desired), surplus(entries, desired))
+		d, err := c.compare(entries, desired)
+		if err != nil {
+			return err
+		}
+		var deletes []change
+		if surplus {
+			deletes = deletions(d.Surplus)
+		}
+		if res, err = c.apply(ctx, slices.Concat(d.Missing, d.Altered), deletes); err == nil && len(d.Altered) > 0 {
+			err = c.learnForms(ctx, d.Altered)
+		}
 		return err
 	})
 	return res, err
@@ -158,30 +180,9 @@ func (c *Conn) conflict(f flow.Flow) *ConflictError {
 	return nil
 }
 
-func additions(entries []Entry, desired []flow.Flow) []flow.Flow {
-	have := make(map[identity]bool, len(entries))
-	for _, e := range entries {
-		have[identity{e.Table, e.Priority, e.Cookie}] = true
-	}
-	var out []flow.Flow
-	for _, f := range desired {
-		if !have[identity{f.Table, f.Priority, f.Cookie}] {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-func deletions(entries []Entry, desired []flow.Flow) []change {
-	want := make(map[identity]bool, len(desired))
-	for _, f := range desired {
-		want[identity{f.Table, f.Priority, f.Cookie}] = true
-	}
-	var out []change
-	for _, e := range entries {
-		if !e.Owned() || want[identity{e.Table, e.Priority, e.Cookie}] {
-			continue
-		}
+func deletions(surplus []Entry) []change {
+	out := make([]change, 0, len(surplus))
+	for _, e := range surplus {
 		f := flow.Flow{Table: e.Table, Priority: e.Priority, Cookie: e.Cookie}
 		out = append(out, change{flow: f, deletion: true, match: appendRawMatch(nil, e.match)})
 	}
