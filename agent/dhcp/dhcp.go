@@ -21,10 +21,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-sdn/weft/agent/desired"
 )
@@ -32,7 +35,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultProgram      = "dnsmasq"
-	DefaultStartTimeout = 10 * time.Second
+	DefaultStartTimeout = 5 * time.Second
 	DefaultStopTimeout  = 2 * time.Second
 )
 
@@ -200,7 +203,7 @@ func (m *Manager) ensure(ctx context.Context, want desired.DHCP) error {
 	argv := m.arguments(want)
 	if p != nil && p.serves(argv, place) {
 		m.care(want.Network, p)
-		return m.reload(want.Network, p, changed)
+		return errors.Join(m.revive(want.Network, p), m.reload(want.Network, p, changed))
 	}
 	if p != nil {
 		m.o.Log.Info("replacing dnsmasq", "network", want.Network, "pid", p.pid)
@@ -213,6 +216,21 @@ func (m *Manager) ensure(ctx context.Context, want desired.DHCP) error {
 	}
 	m.care(want.Network, p)
 	return m.settle(want.Network)
+}
+
+// revive has a process go on that somebody stopped, and notes its pid anew if the file is not as dnsmasq wrote it.
+func (m *Manager) revive(network string, p *process) error {
+	if p.stopped() {
+		m.o.Log.Warn("dnsmasq was stopped by a signal, it goes on", "network", network, "pid", p.pid)
+		m.writes.Add(1)
+		if err := p.signal(unix.SIGCONT); err != nil {
+			return fmt.Errorf("dnsmasq %d: %w", p.pid, err)
+		}
+	}
+	if m.noted(network, p) {
+		return nil
+	}
+	return m.writeFile(m.Dir(network), pidFile, strconv.Itoa(p.pid)+"\n")
 }
 
 // check refuses what could leave the network's directory or be more than one argument or file.

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink/nl"
@@ -52,6 +53,13 @@ func (d *Driver) detect(ctx context.Context) (Backend, error) {
 	return found, nil
 }
 
+// Of legacy iptables (iptables/xshared.c): how long it waits for its lock, in seconds, and what it says if that was too
+// short. Its exit status then is that of other troubles too.
+const (
+	lockWait      = "1"
+	lockedMessage = "holding the xtables lock"
+)
+
 // command runs a program in the calling thread's namespace and returns what it prints.
 func (d *Driver) command(ctx context.Context, input, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
@@ -59,7 +67,11 @@ func (d *Driver) command(ctx context.Context, input, program string, args ...str
 	cmd := exec.CommandContext(ctx, program, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+	cmd.WaitDelay = time.Second // a child of a killed script must not hold us by its output
 	if err := cmd.Run(); err != nil {
+		if strings.Contains(errs.String(), lockedMessage) {
+			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		}
 		return "", fmt.Errorf("%s: %w: %s", program, errors.Join(err, ctx.Err()), strings.TrimSpace(errs.String()))
 	}
 	return out.String(), nil
@@ -102,7 +114,7 @@ var failedLine = regexp.MustCompile(`line:? (\d+)`)
 // restore applies text to the calling thread's namespace.
 func (d *Driver) restore(ctx context.Context, text string) error {
 	d.writes.Add(1)
-	_, err := d.command(ctx, text, "iptables-restore", "--noflush", "--wait")
+	_, err := d.command(ctx, text, "iptables-restore", "--noflush", "--wait", lockWait)
 	if err == nil {
 		return nil
 	}

@@ -37,7 +37,11 @@ import (
 const Prefix = "weft-"
 
 // DefaultTimeout bounds one run of an iptables command. The lock wait of legacy iptables is inside it.
-const DefaultTimeout = 10 * time.Second
+const DefaultTimeout = 5 * time.Second
+
+// ErrLocked tells that another program holds the lock of legacy iptables (iptables(8), --wait), which is one for the whole
+// host. It is waited for a second; call again.
+var ErrLocked = errors.New("another program holds the xtables lock")
 
 // Owned is the ownership predicate: a chain of this name is weft's.
 func Owned(chain string) bool { return len(chain) > len(Prefix) && strings.HasPrefix(chain, Prefix) }
@@ -61,8 +65,9 @@ type Driver struct {
 	randomFully bool
 	writes      atomic.Uint64
 
-	mu   sync.Mutex
-	seen map[string]memory // by namespace name
+	mu      sync.Mutex
+	seen    map[string]memory // by namespace name
+	glances map[string]glance // what Diff last read, by namespace name
 }
 
 // memory is what a namespace's rules were after the last run. The inode tells whether the name still stands for the
@@ -78,7 +83,7 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if o.Enter == nil {
 		return nil, errors.New("nat: Options.Enter is missing")
 	}
-	d := &Driver{enter: o.Enter, timeout: o.Timeout, log: o.Log, seen: make(map[string]memory)}
+	d := &Driver{enter: o.Enter, timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
 	if d.timeout == 0 {
 		d.timeout = DefaultTimeout
 	}
@@ -105,11 +110,13 @@ func (d *Driver) Forget(namespace string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.seen, namespace)
+	delete(d.glances, namespace)
 }
 
 // Ensure brings weft's chains and jumps in a namespace to what is wanted, against what the driver remembers of it; the
 // first time, and when the change does not fit what is really there, it reads the rules first. Idempotent; all of one
-// table's changes are made at once or not at all. The error names the namespace and the rule iptables refused.
+// table's changes are made at once or not at all. The error names the namespace and the rule iptables refused; ErrLocked
+// if it has to be tried again.
 func (d *Driver) Ensure(ctx context.Context, namespace string, want desired.IPTables) error {
 	return d.run(namespace, want, func(goal state) error { return d.ensure(ctx, namespace, goal) })
 }

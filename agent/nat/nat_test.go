@@ -2,6 +2,7 @@ package nat_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/weft-sdn/weft/agent/desired"
@@ -114,6 +116,15 @@ func (s *space) ensure(want desired.IPTables) {
 	}
 }
 
+func (s *space) diff(want desired.IPTables) []desired.Difference {
+	s.t.Helper()
+	d, err := s.Diff(context.Background(), s.name, want)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return d
+}
+
 // rules are the chains and rules that iptables-save prints, without counters and comments.
 func (s *space) rules() string {
 	s.t.Helper()
@@ -138,6 +149,9 @@ func (s *space) quiet(want desired.IPTables) {
 		if err := sync(context.Background(), s.name, want); err != nil || s.Writes() != before {
 			s.t.Fatalf("resync: %v, %d writes", err, s.Writes()-before)
 		}
+	}
+	if d := s.diff(want); len(d) != 0 {
+		s.t.Fatalf("differences: %v", d)
 	}
 	s.restart()
 	if err := s.Ensure(context.Background(), s.name, want); err != nil || s.Writes() != 0 {
@@ -232,6 +246,10 @@ func TestResyncRepairsWhatWasTamperedWith(t *testing.T) {
 		{"-F"},
 	} {
 		s.in(append([]string{"iptables", "-t", "nat"}, tamper...)...)
+		writes, now := s.Writes(), s.rules()
+		if d := s.diff(want); len(d) == 0 || s.Writes() != writes || s.rules() != now {
+			t.Errorf("after %v: differences %v, %d writes", tamper, d, s.Writes()-writes)
+		}
 		if err := s.Resync(context.Background(), s.name, want); err != nil {
 			t.Fatalf("after %v: %v", tamper, err)
 		}
@@ -239,6 +257,100 @@ func TestResyncRepairsWhatWasTamperedWith(t *testing.T) {
 			t.Errorf("after %v (-want +got):\n%s", tamper, d)
 		}
 		s.quiet(want)
+	}
+}
+
+func TestDiffNamesTheRulesAndTheChains(t *testing.T) {
+	s := newSpace(t)
+	want := router(2)
+	s.ensure(want)
+	for _, line := range []string{
+		"-t nat -D weft-OUTPUT 2", "-t nat -A weft-snat -j RETURN", "-t nat -D PREROUTING -j weft-PREROUTING", "-t nat -N weft-old",
+		"-t mangle -F weft-mark", "-t mangle -X weft-mark", "-t nat -N theirs",
+	} {
+		s.in(append([]string{"iptables"}, strings.Fields(line)...)...)
+	}
+	var got []string
+	for _, d := range s.diff(want) {
+		got = append(got, strings.ReplaceAll(d.String(), s.name, "NS"))
+	}
+	slices.Sort(got)
+	if d := cmp.Diff([]string{
+		"nat NS mangle weft-mark: missing: a chain of 1 rules",
+		"nat NS nat PREROUTING: missing: -j weft-PREROUTING",
+		"nat NS nat weft-OUTPUT: missing: -d 203.0.113.2/32 -j DNAT --to-destination 10.1.0.3",
+		"nat NS nat weft-old: surplus: a chain of 0 rules",
+		"nat NS nat weft-snat: surplus: -j RETURN",
+	}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestDiffOfUnchangedRulesStartsNoProcess(t *testing.T) {
+	s := newSpace(t)
+	if s.Backend() != nat.NFTables {
+		t.Skip("only nf_tables says that nothing has changed")
+	}
+	want := router(2)
+	s.ensure(want)
+	s.diff(want)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", t.TempDir())
+	if d := s.diff(want); len(d) != 0 {
+		t.Errorf("differences: %v", d)
+	}
+	if d := s.diff(router(3)); len(d) == 0 {
+		t.Error("no differences from other wanted rules")
+	}
+	t.Setenv("PATH", path)
+	s.in("iptables", "-t", "nat", "-F", "weft-OUTPUT")
+	if d := s.diff(want); len(d) != 2 {
+		t.Errorf("differences after a change: %v", d)
+	}
+}
+
+// legacy has the test use the legacy iptables, with a lock of its own.
+func legacy(t *testing.T) (lock string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
+		real, err := exec.LookPath(strings.Replace(program, "iptables", "iptables-legacy", 1))
+		if err != nil {
+			t.Skip("no legacy iptables here")
+		}
+		if err := os.Symlink(real, filepath.Join(dir, program)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	lock = filepath.Join(dir, "xtables.lock")
+	t.Setenv("XTABLES_LOCKFILE", lock)
+	return lock
+}
+
+func TestALockHeldByAnotherProgramIsAnErrorOfItsOwn(t *testing.T) {
+	lock := legacy(t)
+	s := newSpace(t)
+	if s.Backend() != nat.Legacy {
+		t.Fatalf("backend %s", s.Backend())
+	}
+	f, err := os.Create(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ensure(context.Background(), s.name, router(1)); !errors.Is(err, nat.ErrLocked) {
+		t.Errorf("with the lock held: %v", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	s.ensure(router(1))
+	if d := s.diff(router(1)); len(d) != 0 {
+		t.Errorf("differences: %v", d)
 	}
 }
 

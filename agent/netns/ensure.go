@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -54,7 +55,7 @@ func (m *Manager) Ensure(ctx context.Context, want desired.Namespace) (Report, e
 // for one: the port goes first; the others are removed.
 func (m *Manager) Prune(ctx context.Context, want desired.Namespace) (Report, error) {
 	var r Report
-	err := m.pass(ctx, want, &r, (*pass).prune)
+	err := m.pass(ctx, &pass{want: want, report: &r}, (*pass).prune)
 	return r, err
 }
 
@@ -75,7 +76,7 @@ func (m *Manager) walk(ctx context.Context, want desired.Namespace, step func(*p
 		r = Report{Created: true, Writes: 1}
 		m.log.Info("namespace created", "namespace", want.Name)
 	}
-	err = m.pass(ctx, want, &r, step)
+	err = m.pass(ctx, &pass{want: want, report: &r}, step)
 	return r, err
 }
 
@@ -92,22 +93,25 @@ type pass struct {
 	target         int // the namespace, for making links in it
 	links          map[string]netlink.Link
 	errs           []error
+	// dry: nothing is written, what differs is found.
+	dry   bool
+	found []desired.Difference
 }
 
-// pass runs step inside the namespace and joins the errors it collected.
-func (m *Manager) pass(ctx context.Context, want desired.Namespace, r *Report, step func(*pass)) error {
+// pass runs step inside the namespace and joins the errors it collected. The caller gives what is wanted, and the report.
+func (m *Manager) pass(ctx context.Context, p *pass, step func(*pass)) error {
 	host, err := newHandle()
 	if err != nil {
-		return fmt.Errorf("namespace %s: %w", want.Name, err)
+		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
 	}
 	defer host.Close()
 	sock, err := ioctlSocket()
 	if err != nil {
-		return fmt.Errorf("namespace %s: %w", want.Name, err)
+		return fmt.Errorf("namespace %s: %w", p.want.Name, err)
 	}
 	defer func() { _ = unix.Close(sock) }() // nothing is pending on it
-	p := &pass{m: m, ctx: ctx, want: want, report: r, host: host, hostSock: sock}
-	if err := m.Run(want.Name, func() error { return p.inNamespace(step) }); err != nil {
+	p.m, p.ctx, p.host, p.hostSock = m, ctx, host, sock
+	if err := m.Run(p.want.Name, func() error { return p.inNamespace(step) }); err != nil {
 		p.errs = append(p.errs, err)
 	}
 	return errors.Join(p.errs...)
@@ -177,42 +181,47 @@ func (p *pass) fail(err error) {
 	}
 }
 
-// write counts and makes one change, and tells whether it worked.
-func (p *pass) write(what string, change func() error) bool {
+// write counts and makes one change, which mends a difference, and tells whether it worked. A dry pass notes the
+// difference instead.
+func (p *pass) write(d desired.Difference, change func() error) bool {
+	if p.dry {
+		d.Object = strings.TrimSuffix(p.want.Name+"/"+d.Object, "/")
+		p.found = append(p.found, d)
+		return false
+	}
 	if err := p.ctx.Err(); err != nil {
-		p.fail(fmt.Errorf("%s: %w", what, err))
+		p.fail(fmt.Errorf("%s: %w", d, err))
 		return false
 	}
 	p.m.writes.Add(1)
 	p.report.Writes++
 	if err := change(); err != nil {
-		p.fail(fmt.Errorf("%s: %w", what, err))
+		p.fail(fmt.Errorf("%s: %w", d, err))
 		return false
 	}
 	return true
+}
+
+// onLink is a difference of a link.
+func onLink(name, want, have string) desired.Difference {
+	return desired.Difference{Kind: "link", Object: name, Desired: want, Actual: have}
 }
 
 func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 
 // prepare reports whether the sysctls are in, without which nothing more is to happen.
 func (p *pass) prepare() bool {
-	n, err := p.m.setSysctls(p.want.Sysctls)
-	p.report.Writes += n
-	if err != nil {
+	if err := p.setSysctls(p.want.Sysctls); err != nil {
 		p.fail(err)
 		return false
 	}
-	wrote, err := p.m.setSysctl(promoteSecondaries, "1")
-	if wrote {
-		p.report.Writes++
-	}
-	p.fail(err)
+	p.fail(p.setSysctl("", promoteSecondaries, "1"))
 	if lo := p.links["lo"]; lo != nil && !up(lo) {
-		p.write("link lo: set up", func() error { return p.inside.LinkSetUp(lo) })
+		p.write(onLink("lo", "up", "down"), func() error { return p.inside.LinkSetUp(lo) })
 	}
 	for name, l := range p.links {
 		if OwnedLink(name) && !p.wanted(name) && up(l) {
-			p.write("link "+name+": set down, no longer wanted", func() error { return p.inside.LinkSetDown(l) })
+			p.write(onLink(name, "", "up"), func() error { return p.inside.LinkSetDown(l) })
 		}
 	}
 	p.pairs()

@@ -66,20 +66,21 @@ func checkLink(l desired.Link) (net.HardwareAddr, error) {
 
 // setLink sets offload, MAC, MTU and up, and reports whether the MAC changed.
 func (p *pass) setLink(link netlink.Link, want desired.Link, mac net.HardwareAddr) bool {
-	what := "link " + want.Name + ": "
 	p.offloadOff(p.sock, want.Name)
 	renamed := !bytes.Equal(link.Attrs().HardwareAddr, mac)
 	if renamed {
-		p.write(what+"set MAC "+want.MAC, func() error { return p.inside.LinkSetHardwareAddr(link, mac) })
+		p.write(onLink(want.Name, "MAC "+want.MAC, "MAC "+link.Attrs().HardwareAddr.String()), func() error { return p.inside.LinkSetHardwareAddr(link, mac) })
 	}
 	if link.Attrs().MTU != want.MTU {
-		p.write(fmt.Sprintf("%sset MTU %d", what, want.MTU), func() error { return p.inside.LinkSetMTU(link, want.MTU) })
+		p.write(onLink(want.Name, mtu(want.MTU), mtu(link.Attrs().MTU)), func() error { return p.inside.LinkSetMTU(link, want.MTU) })
 	}
 	if !up(link) {
-		p.write(what+"set up", func() error { return p.inside.LinkSetUp(link) })
+		p.write(onLink(want.Name, "up", "down"), func() error { return p.inside.LinkSetUp(link) })
 	}
 	return renamed
 }
+
+func mtu(n int) string { return fmt.Sprintf("MTU %d", n) }
 
 // observeAddresses reads the global IPv4 addresses of all links, by link index.
 func (p *pass) observeAddresses() (map[int][]netip.Prefix, error) {
@@ -109,7 +110,7 @@ func (p *pass) setAddresses(a addressed, mac net.HardwareAddr, renamed bool) {
 		if slices.Contains(a.have, want) {
 			continue
 		}
-		if p.write(fmt.Sprintf("link %s: add address %s", a.want.Name, want), func() error {
+		if p.write(desired.Difference{Kind: "address", Object: a.want.Name, Desired: want.String()}, func() error {
 			return ignore(p.inside.AddrAdd(a.link, netlinkAddr(want)), unix.EEXIST)
 		}) {
 			fresh = append(fresh, want.Addr())
@@ -119,7 +120,7 @@ func (p *pass) setAddresses(a addressed, mac net.HardwareAddr, renamed bool) {
 		if slices.Contains(a.want.Addresses, have) {
 			continue
 		}
-		p.write(fmt.Sprintf("link %s: remove address %s", a.want.Name, have), func() error {
+		p.write(desired.Difference{Kind: "address", Object: a.want.Name, Actual: have.String()}, func() error {
 			return ignore(p.inside.AddrDel(a.link, netlinkAddr(have)), unix.EADDRNOTAVAIL)
 		})
 	}

@@ -108,8 +108,22 @@ func (h *host) quiet(want desired.Namespace) {
 		if r := h.ensure(want); r.Writes != 0 || h.Writes() != before || len(r.Announce) != 0 {
 			h.t.Fatalf("resync by %s wrote: report %+v, counter %d", who, r, h.Writes()-before)
 		}
+		for _, d := range h.diff(want) {
+			if d.Desired != "net.ipv4.ip_forward=1" && (d.Kind != "link" || d.Desired != "") { // Forward's and Prune's
+				h.t.Fatalf("after a resync by %s: %s", who, d)
+			}
+		}
 		h.restart()
 	}
+}
+
+func (h *host) diff(want desired.Namespace) []desired.Difference {
+	h.t.Helper()
+	d, err := h.Diff(context.Background(), want)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return d
 }
 
 func prefixes(s ...string) []netip.Prefix {

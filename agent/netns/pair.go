@@ -75,12 +75,11 @@ func joined(outer, inner netlink.Link) bool {
 // Single ends are removed first. What is left of an internal port of OVS is among them; one that OVS still holds in the
 // kernel can't be removed, and ErrLinkRemains says to wait for OVS.
 func (p *pass) create(want desired.Link, mac net.HardwareAddr, outer netlink.Link) netlink.Link {
-	what := "link " + want.Name + ": "
-	if outer != nil && !p.write(what+"remove an outer end without an inner one", func() error { return p.host.LinkDel(outer) }) {
+	if outer != nil && !p.write(onLink(want.Name, "a veth pair", "an outer end without an inner one"), func() error { return p.host.LinkDel(outer) }) {
 		return nil
 	}
 	if inner := p.links[want.Name]; inner != nil {
-		if !p.write(what+"remove what is no end of a pair", func() error {
+		if !p.write(onLink(want.Name, "a veth pair", "no end of a pair, but a "+inner.Type()), func() error {
 			if err := p.inside.LinkDel(inner); err != nil {
 				return fmt.Errorf("%w: %w", ErrLinkRemains, err)
 			}
@@ -94,12 +93,12 @@ func (p *pass) create(want desired.Link, mac net.HardwareAddr, outer netlink.Lin
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerHardwareAddr, pair.PeerMTU = want.Name, mac, uint32(want.MTU)
 	pair.PeerNamespace = netlink.NsFd(p.target)
-	if !p.write(what+"make the pair", func() error { return p.host.LinkAdd(pair) }) {
+	if !p.write(onLink(want.Name, "a veth pair", ""), func() error { return p.host.LinkAdd(pair) }) {
 		return nil
 	}
 	made, err := p.host.LinkByName(want.Name)
 	if err != nil {
-		p.fail(fmt.Errorf("%sread what was made: %w", what, err))
+		p.fail(fmt.Errorf("link %s: read what was made: %w", want.Name, err))
 		return nil
 	}
 	return made
@@ -108,35 +107,33 @@ func (p *pass) create(want desired.Link, mac net.HardwareAddr, outer netlink.Lin
 // setOuter sets alias, MTU, offload and up. The host's own IP stack is kept out of it: beside a userspace datapath it gets to
 // see every frame, and would answer ARP requests for the host's addresses (ip-sysctl.rst: arp_ignore 8, disable_ipv6).
 func (p *pass) setOuter(outer netlink.Link, want desired.Link) {
-	what := "link " + want.Name + " on the host: "
+	what := want.Name + " on the host"
 	if name := alias(p.want.Name); outer.Attrs().Alias != name {
-		p.write(what+"set alias", func() error { return p.host.LinkSetAlias(outer, name) })
+		p.write(onLink(what, "alias "+name, "alias "+outer.Attrs().Alias), func() error { return p.host.LinkSetAlias(outer, name) })
 	}
-	p.fail(onThread(func() error { return p.deafen(want.Name) }))
+	p.deafen(want.Name)
 	if outer.Attrs().MTU != want.MTU {
-		p.write(fmt.Sprintf("%sset MTU %d", what, want.MTU), func() error { return p.host.LinkSetMTU(outer, want.MTU) })
+		p.write(onLink(what, mtu(want.MTU), mtu(outer.Attrs().MTU)), func() error { return p.host.LinkSetMTU(outer, want.MTU) })
 	}
 	p.offloadOff(p.hostSock, want.Name)
 	if !up(outer) {
-		p.write(what+"set up", func() error { return p.host.LinkSetUp(outer) })
+		p.write(onLink(what, "up", "down"), func() error { return p.host.LinkSetUp(outer) })
 	}
 }
 
-// deafen keeps the IP stack of the calling thread's namespace out of a link. A kernel without IPv6 has nothing to switch off.
-func (p *pass) deafen(link string) error {
-	for name, value := range map[string]string{
-		"net.ipv4.conf." + link + ".arp_ignore":   "8",
-		"net.ipv6.conf." + link + ".disable_ipv6": "1",
-	} {
-		wrote, err := p.m.setSysctl(name, value)
-		if wrote {
-			p.report.Writes++
+// deafen keeps the host's IP stack out of a link. A kernel without IPv6 has nothing to switch off.
+func (p *pass) deafen(link string) {
+	p.fail(onThread(func() error {
+		for name, value := range map[string]string{
+			"net.ipv4.conf." + link + ".arp_ignore":   "8",
+			"net.ipv6.conf." + link + ".disable_ipv6": "1",
+		} {
+			if err := p.setSysctl(link+" on the host", name, value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
+		return nil
+	}))
 }
 
 // offloadOff turns transmit checksum offload off on a link of sock's namespace.
@@ -144,7 +141,7 @@ func (p *pass) offloadOff(sock int, link string) {
 	if on, err := txChecksum(sock, link); err != nil {
 		p.fail(err)
 	} else if on {
-		p.write("link "+link+": turn checksum offload off", func() error { return txChecksumOff(sock, link) })
+		p.write(onLink(link, "checksum offload off", "checksum offload on"), func() error { return txChecksumOff(sock, link) })
 	}
 }
 
@@ -153,10 +150,10 @@ func (p *pass) prune() {
 	for name, link := range p.links {
 		switch {
 		case !OwnedLink(name) || p.wanted(name):
-		case p.m.held(name):
+		case !p.dry && p.m.held(name):
 			p.fail(fmt.Errorf("link %s: %w", name, ErrLinkRemains))
 		default:
-			p.write("link "+name+": remove, no longer wanted", func() error { return p.inside.LinkDel(link) })
+			p.write(onLink(name, "", "a "+link.Type()), func() error { return p.inside.LinkDel(link) })
 		}
 	}
 }

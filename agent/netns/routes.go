@@ -85,7 +85,7 @@ func checkRoute(r desired.Route) error {
 }
 
 func (p *pass) putRoute(want desired.Route, put func(*netlink.Route) error) bool {
-	return p.write(fmt.Sprintf("route to %s via %s dev %s", want.Destination, hop(want), want.Dev), func() error {
+	return p.write(desired.Difference{Kind: "route", Object: want.Destination.String(), Desired: way(want)}, func() error {
 		err := put(p.netlinkRoute(want))
 		if errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("a route that is not weft's is in the way: %w", err)
@@ -107,17 +107,18 @@ func (p *pass) dropRoutes(have []desired.Route, replaced map[netip.Prefix]bool) 
 		if p.links[r.Dev] == nil {
 			continue
 		}
-		p.write(fmt.Sprintf("remove route to %s via %s dev %s", r.Destination, hop(r), r.Dev), func() error {
+		p.write(desired.Difference{Kind: "route", Object: r.Destination.String(), Actual: way(r)}, func() error {
 			return ignore(p.inside.RouteDel(p.netlinkRoute(r)), unix.ESRCH)
 		})
 	}
 }
 
-func hop(r desired.Route) string {
+// way is where a route leads, as ip-route(8) writes it.
+func way(r desired.Route) string {
 	if r.Via.IsValid() {
-		return r.Via.String()
+		return "via " + r.Via.String() + " dev " + r.Dev
 	}
-	return "link"
+	return "dev " + r.Dev
 }
 
 func (p *pass) netlinkRoute(r desired.Route) *netlink.Route {

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -48,14 +49,16 @@ func writeSysctl(name, value string) error {
 	return nil
 }
 
-// setSysctl writes a value that differs from the present one and reports whether it did.
-func (m *Manager) setSysctl(name, value string) (bool, error) {
+// setSysctl writes a value that differs from the present one, in the calling thread's namespace; of which object of the
+// pass, "" for its namespace, is for the difference. The error is that of reading; one of writing is noted.
+func (p *pass) setSysctl(object, name, value string) error {
 	have, err := readSysctl(name)
 	if err != nil || have == strings.Join(strings.Fields(value), " ") {
-		return false, err
+		return err
 	}
-	m.writes.Add(1)
-	return true, writeSysctl(name, value)
+	d := desired.Difference{Kind: "namespace", Object: object, Desired: name + "=" + value, Actual: name + "=" + have}
+	p.write(d, func() error { return writeSysctl(name, value) })
+	return nil
 }
 
 func checkSysctl(name, value string) error {
@@ -70,23 +73,25 @@ func checkSysctl(name, value string) error {
 	return nil
 }
 
-// setSysctls writes what differs, in the order of the names, and returns the number of writes.
-func (m *Manager) setSysctls(want map[string]string) (int, error) {
-	n := 0
+// setSysctls writes what differs, in the order of the names.
+func (p *pass) setSysctls(want map[string]string) error {
+	failed := len(p.errs)
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if err := checkSysctl(name, want[name]); err != nil {
-			return n, err
+			return err
 		}
-		wrote, err := m.setSysctl(name, want[name])
-		if err != nil {
-			return n, err
-		}
-		if wrote {
-			n++
+		if err := p.setSysctl("", name, want[name]); err != nil {
+			return err
 		}
 	}
-	return n, nil
+	if len(p.errs) > failed {
+		return errSysctl
+	}
+	return nil
 }
+
+// errSysctl follows the errors of single sysctls.
+var errSysctl = errors.New("the namespace's settings are not in, nothing more is done")
 
 // Forward sets the namespace's forwarding switch to want.Forward: the last step of a build, after NAT, links and
 // routes. It reports nothing written when the switch already stands so.
@@ -95,19 +100,18 @@ func (m *Manager) Forward(ctx context.Context, want desired.Namespace) (Report, 
 	if err := ctx.Err(); err != nil {
 		return r, fmt.Errorf("namespace %s: forward: %w", want.Name, err)
 	}
-	value := "0"
-	if want.Forward {
-		value = "1"
-	}
-	err := m.Run(want.Name, func() error {
-		wrote, err := m.setSysctl(ipForward, value)
-		if wrote {
-			r.Writes++
-		}
-		return err
-	})
-	if err != nil {
+	p := &pass{m: m, ctx: ctx, want: want, report: &r}
+	err := m.Run(want.Name, p.forward)
+	if err := errors.Join(append(p.errs, err)...); err != nil {
 		return r, fmt.Errorf("namespace %s: forward: %w", want.Name, err)
 	}
 	return r, nil
+}
+
+func (p *pass) forward() error {
+	value := "0"
+	if p.want.Forward {
+		value = "1"
+	}
+	return p.setSysctl("", ipForward, value)
 }
