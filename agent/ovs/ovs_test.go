@@ -63,6 +63,15 @@ func again(t testing.TB, c *ovs.Client, ch ovs.Change) {
 	if res := ensure(t, c, ch); res.Operations != 0 {
 		t.Errorf("ensuring the same again wrote %d operations", res.Operations)
 	}
+	d, err := c.Diff(ch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range d {
+		if d.Desired != "made by ovs-vswitchd" {
+			t.Errorf("a difference although nothing was written: %s", d)
+		}
+	}
 }
 
 // refused ensures a change that must write nothing and refuse one object for the given reason.
