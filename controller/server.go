@@ -21,6 +21,7 @@ const (
 	maxResponse = 64 << 20
 	unaryLimit  = 5 * time.Second
 	batchLimit  = 30 * time.Second
+	longWait    = time.Second
 )
 
 func newServer(log *slog.Logger) *grpc.Server {
@@ -41,10 +42,12 @@ func bounded(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler g
 	}
 	working, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	begun := time.Now()
 	resp, err := handler(working, req)
-	if status.Code(err) == codes.Unavailable {
+	if status.Code(err) == codes.Unavailable && time.Since(begun) > longWait {
 		// The caller has waited long enough for the store: its gRPC library is not to call again by itself (gRPC A6,
-		// "Pushback"). Without a connection to deliver this there is nobody to tell.
+		// "Pushback"). Without a connection to deliver this there is nobody to tell. One that was refused at once may well
+		// ask another replica, whose way to the store is another one.
 		_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
 	}
 	return resp, err

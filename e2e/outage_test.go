@@ -17,7 +17,7 @@ import (
 const away = 15 * time.Second
 
 // prompt is how long a call may take to fail without its store.
-const prompt = 6 * time.Second
+const prompt = 4 * time.Second
 
 // failsFast wants calls to fail with UNAVAILABLE, promptly and in words, as long as ctx lasts.
 func (f *fleet) failsFast(ctx context.Context, n *weftv1.Network) {

@@ -48,11 +48,11 @@ func (r *requests) current(ctx context.Context, n int) (clientv3.LeaseID, error)
 	if r.lease != 0 && r.results <= leaseKeys && time.Since(r.granted) < leaseUse {
 		return r.lease, nil
 	}
-	granted, err := r.store.Client().Grant(ctx, int64(leaseTTL/time.Second))
+	granted, err := r.store.Grant(ctx, leaseTTL)
 	if err != nil {
-		return 0, fmt.Errorf("%w: lease for request ids: %w", store.ErrUnavailable, err)
+		return 0, fmt.Errorf("lease for request ids: %w", err)
 	}
-	r.lease, r.granted, r.results = granted.ID, time.Now(), n
+	r.lease, r.granted, r.results = granted, time.Now(), n
 	return r.lease, nil
 }
 

@@ -1,5 +1,5 @@
-// Package mirror follows scopes of the store: it lists each at one revision, watches from the next, lists again when the
-// watch breaks or its revision is compacted away, and lists from time to time all the same. What it hands on is level,
+// Package mirror follows scopes of the store: it lists each at one revision, watches from the next, goes on where it was
+// when the watch breaks, lists again when that revision is compacted away, and lists from time to time all the same. What it hands on is level,
 // not edge: the latest value of every key that changed since the consumer last looked, with deletions that were never
 // seen as events made up from the difference. It interprets nothing.
 package mirror
@@ -66,7 +66,12 @@ type Options struct {
 	Relist time.Duration
 	// Probe is how often the store is asked for its revision, while anything is followed: one that is earlier than what
 	// has been seen means that the store has been restored from a backup, and everything is listed again. Default 10 s.
+	// Another cluster id, which any answer carries, means the same: the revisions of a store that was restored under
+	// another token may have overtaken what was seen.
 	Probe time.Duration
+	// Pulse is how often the watches' connection is made to carry an answer, so that a server that is held or cut off is
+	// noticed and left for another. Default 2 s.
+	Pulse time.Duration
 	// Log gets one line per broken watch. Required.
 	Log *slog.Logger
 }
@@ -80,7 +85,8 @@ type Mirror struct {
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex
-	seen    int64 // the latest revision of the store
+	seen    int64  // the latest revision of the store
+	cluster uint64 // the store's cluster id; 0 before anything was read
 	scopes  map[string]*scope
 	pending map[string]Change
 	listed  []string
@@ -95,12 +101,16 @@ func New(s *store.Store, opts Options) *Mirror {
 	if opts.Probe == 0 {
 		opts.Probe = 10 * time.Second
 	}
+	if opts.Pulse == 0 {
+		opts.Pulse = 2 * time.Second
+	}
 	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	m := &Mirror{
 		store: s, opts: opts, ctx: ctx, stop: stop,
 		scopes: map[string]*scope{}, pending: map[string]Change{}, wake: make(chan struct{}, 1),
 	}
 	m.wg.Go(m.probe)
+	m.wg.Go(m.pulse)
 	return m
 }
 
@@ -118,11 +128,41 @@ func (m *Mirror) probe() {
 		ctx, cancel := context.WithTimeout(m.ctx, listTimeout)
 		snap, err := m.store.Read(ctx, store.Key(keys.Schema))
 		cancel()
-		if err == nil && snap.Revision < seen { // an error shows in the scopes' own reads
+		if err != nil {
+			continue
+		}
+		m.see(snap.Cluster, snap.Revision)
+		if snap.Revision < seen { // an error shows in the scopes' own reads
 			m.opts.Log.Warn("the store has been rewound, listing everything again", "seen", seen, "revision", snap.Revision)
 			m.rewind(snap.Revision)
 		}
 	}
+}
+
+// pulse asks for the watches' progress from time to time. Nothing depends on what the answer says (etcd's may run ahead
+// of events, etcd issue 15220), but that there is one.
+func (m *Mirror) pulse() {
+	tick := time.NewTicker(m.opts.Pulse)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !m.following() {
+			continue // there is no watch, and asking would make its connection
+		}
+		ctx, cancel := context.WithTimeout(m.ctx, m.opts.Pulse)
+		_ = m.store.Client().RequestProgress(ctx) // a broken stream is the scopes' to notice
+		cancel()
+	}
+}
+
+func (m *Mirror) following() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.scopes) > 0
 }
 
 func (m *Mirror) latest() int64 {
@@ -131,10 +171,17 @@ func (m *Mirror) latest() int64 {
 	return m.seen
 }
 
-// see notes a revision of the store.
-func (m *Mirror) see(revision int64) {
+// see notes what an answer says of the store: its revision, and which cluster it is.
+func (m *Mirror) see(cluster uint64, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if cluster != 0 && m.cluster != 0 && cluster != m.cluster {
+		m.opts.Log.Warn("the store is another cluster, listing everything again", "seen", m.seen, "revision", revision)
+		m.cluster = cluster
+		m.rewindLocked(revision)
+		return
+	}
+	m.cluster = cluster
 	m.seen = max(m.seen, revision)
 }
 
@@ -142,6 +189,10 @@ func (m *Mirror) see(revision int64) {
 func (m *Mirror) rewind(to int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.rewindLocked(to)
+}
+
+func (m *Mirror) rewindLocked(to int64) {
 	m.seen = to
 	for _, s := range m.scopes {
 		select {

@@ -2,10 +2,13 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/weft-sdn/weft/proto/store"
@@ -27,18 +30,43 @@ type scope struct {
 const listTimeout = 10 * time.Second
 
 func (s *scope) run(ctx context.Context) {
-	for attempt := 0; ctx.Err() == nil; attempt++ {
+	for attempt := 0; ctx.Err() == nil; {
 		revision, err := s.list(ctx)
 		if err != nil {
 			s.mirror.opts.Log.Warn("listing failed, trying again", "scope", s.name, "error", err)
 			pause(ctx, attempt)
+			attempt++
 			continue
 		}
 		attempt = 0
-		if err := s.watch(ctx, revision+1); err != nil && ctx.Err() == nil {
-			s.mirror.opts.Log.Info("watch ended, listing again", "scope", s.name, "error", err)
-			pause(ctx, attempt)
+		s.follow(ctx, revision+1)
+	}
+}
+
+// follow watches until another listing is due: from time to time, or when what comes next has been compacted away or is
+// another history. A watch that breaks for another reason, as when etcd loses its leader, goes on where it was: a thousand
+// followers do not all list when etcd is back.
+func (s *scope) follow(ctx context.Context, from int64) {
+	life := s.mirror.opts.Relist
+	ctx, cancel := context.WithTimeout(ctx, life-life/4+rand.N(life/4))
+	defer cancel()
+	next := slices.Repeat([]int64{from}, len(s.ranges))
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		before := slices.Max(next)
+		err := s.watch(ctx, next)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return
+		case errors.Is(err, rpctypes.ErrCompacted):
+			s.mirror.opts.Log.Info("the watch's revision has been compacted away, listing again", "scope", s.name)
+			return
+		case slices.Max(next) > before:
+			attempt = 0
 		}
+		if attempt == 0 {
+			s.mirror.opts.Log.Info("watch ended, watching again", "scope", s.name, "error", err)
+		}
+		pause(ctx, attempt)
 	}
 }
 
@@ -63,7 +91,7 @@ func (s *scope) list(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	s.mirror.see(snap.Revision)
+	s.mirror.see(snap.Cluster, snap.Revision)
 	s.mirror.offer(s, s.difference(snap), !s.listed)
 	s.listed = true
 	return snap.Revision, nil
@@ -91,16 +119,23 @@ func (s *scope) difference(snap store.Snapshot) []Change {
 	return changes
 }
 
-// watch offers events until a watch breaks (an error) or another listing is due (nil).
-func (s *scope) watch(ctx context.Context, from int64) error {
-	life := s.mirror.opts.Relist
+// answer is a response to the watch of one range.
+type answer struct {
+	index int
+	clientv3.WatchResponse
+}
+
+// watch offers events from the revision of each range in next on, which it advances, until a watch breaks (an error) or
+// everything has to be listed (nil).
+func (s *scope) watch(ctx context.Context, next []int64) error {
 	var forwarders sync.WaitGroup
 	defer forwarders.Wait() // after cancel
-	ctx, cancel := context.WithTimeout(ctx, life-life/4+rand.N(life/4))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	responses := make(chan clientv3.WatchResponse)
-	for _, r := range s.ranges {
-		forwarders.Go(func() { s.forward(ctx, r, from, responses) })
+	answers := make(chan answer)
+	for i := range s.ranges {
+		from := next[i]
+		forwarders.Go(func() { s.forward(ctx, i, from, answers) })
 	}
 	for {
 		select {
@@ -111,18 +146,22 @@ func (s *scope) watch(ctx context.Context, from int64) error {
 				s.known[key] = 0 // there may be another value at that very revision
 			}
 			return nil
-		case resp := <-responses:
-			if err := resp.Err(); err != nil {
+		case a := <-answers:
+			if err := a.Err(); err != nil {
 				return err
 			}
-			s.mirror.see(resp.Header.Revision)
-			s.mirror.offer(s, s.changes(resp), false)
+			s.mirror.see(a.Header.ClusterId, a.Header.Revision)
+			s.mirror.offer(s, s.changes(a.WatchResponse), false)
+			if n := len(a.Events); n > 0 {
+				next[a.index] = a.Events[n-1].Kv.ModRevision + 1 // a revision's events come together
+			}
 		}
 	}
 }
 
 // forward passes the answers of one watch on, until ctx ends or the watch does; its end is an answer with an error.
-func (s *scope) forward(ctx context.Context, r Range, from int64, to chan<- clientv3.WatchResponse) {
+func (s *scope) forward(ctx context.Context, index int, from int64, to chan<- answer) {
+	r := s.ranges[index]
 	opts := []clientv3.OpOption{clientv3.WithRev(from)}
 	if r.end != "" {
 		opts = append(opts, clientv3.WithRange(r.end))
@@ -131,12 +170,12 @@ func (s *scope) forward(ctx context.Context, r Range, from int64, to chan<- clie
 		select {
 		case <-ctx.Done():
 			return
-		case to <- resp:
+		case to <- answer{index, resp}:
 		}
 	}
 	select {
 	case <-ctx.Done():
-	case to <- clientv3.WatchResponse{Canceled: true}:
+	case to <- answer{index, clientv3.WatchResponse{Canceled: true}}:
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
-// Dial makes a client that notices a dead server within seconds and comes back by itself. It does not wait for the
-// server to answer. The caller closes the client.
+// Dial makes a client that notices within about two seconds that a server is dead, held or cut off, goes on with the
+// others, and comes back by itself. It does not wait for any to answer. The caller closes the client.
 func Dial(endpoints []string) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            endpoints,
@@ -20,7 +20,7 @@ func Dial(endpoints []string) (*clientv3.Client, error) {
 		// A call of its own must not hang for ever in the client's retries; callers give contexts with deadlines.
 		BackoffWaitBetween: 50 * time.Millisecond,
 		MaxCallRecvMsgSize: 64 << 20,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialGuarded), grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		})},

@@ -31,12 +31,16 @@ var (
 )
 
 // Store is a connection to etcd. It is safe for concurrent use.
+//
+// A store that does not answer is soon known to be away: calls then fail with ErrUnavailable within a fraction of a second
+// instead of waiting for their deadlines, until it answers again. That view is one per Store: share it.
 type Store struct {
 	client *clientv3.Client
+	health *health
 }
 
 // New wraps a client, which stays the caller's to close.
-func New(client *clientv3.Client) *Store { return &Store{client: client} }
+func New(client *clientv3.Client) *Store { return &Store{client: client, health: newHealth(client)} }
 
 // Client is the wrapped client, for leases and watches.
 func (s *Store) Client() *clientv3.Client { return s.client }
@@ -95,7 +99,9 @@ type Result struct {
 // Snapshot is the answer to several queries, all at one revision.
 type Snapshot struct {
 	Revision int64
-	Results  []Result
+	// Cluster is the id of the etcd cluster that answered: another one has other revisions.
+	Cluster uint64
+	Results []Result
 }
 
 // Read answers all queries at one revision, linearizably.
@@ -112,11 +118,15 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 	for i, q := range queries {
 		ops[i] = q.op(revision)
 	}
-	resp, err := s.client.Txn(ctx).Then(ops...).Commit()
+	var resp *clientv3.TxnResponse
+	err := s.health.do(ctx, "read", func(ctx context.Context) (err error) {
+		resp, err = s.client.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
 	if err != nil {
-		return Snapshot{}, classify("read", err)
+		return Snapshot{}, err
 	}
-	snap := Snapshot{Revision: atOr(revision, resp.Header.Revision), Results: make([]Result, len(queries))}
+	snap := Snapshot{Revision: atOr(revision, resp.Header.Revision), Cluster: resp.Header.ClusterId, Results: make([]Result, len(queries))}
 	for i, r := range resp.Responses {
 		rr := r.GetResponseRange()
 		snap.Results[i] = Result{Entries: entries((*clientv3.GetResponse)(rr)), Count: rr.Count}
@@ -125,14 +135,18 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 }
 
 func (s *Store) readOne(ctx context.Context, revision int64, q Query) (Snapshot, error) {
-	resp, err := s.client.Do(ctx, q.op(revision))
+	var resp clientv3.OpResponse
+	err := s.health.do(ctx, "read", func(ctx context.Context) (err error) {
+		resp, err = s.client.Do(ctx, q.op(revision))
+		return err
+	})
 	if err != nil {
-		return Snapshot{}, classify("read", err)
+		return Snapshot{}, err
 	}
 	get := resp.Get()
 	return Snapshot{
-		Revision: atOr(revision, get.Header.Revision),
-		Results:  []Result{{Entries: entries(get), Count: get.Count}},
+		Revision: atOr(revision, get.Header.Revision), Cluster: get.Header.ClusterId,
+		Results: []Result{{Entries: entries(get), Count: get.Count}},
 	}, nil
 }
 
@@ -164,14 +178,31 @@ func (s *Store) Commit(ctx context.Context, t *txn.Txn, lease clientv3.LeaseID) 
 	if err := t.Err(); err != nil {
 		return 0, err
 	}
-	resp, err := s.client.Txn(ctx).If(compares(t.Guards())...).Then(writes(t.Writes(), lease)...).Commit()
+	var resp *clientv3.TxnResponse
+	err := s.health.do(ctx, "commit", func(ctx context.Context) (err error) {
+		resp, err = s.client.Txn(ctx).If(compares(t.Guards())...).Then(writes(t.Writes(), lease)...).Commit()
+		return err
+	})
 	if err != nil {
-		return 0, classify("commit", err)
+		return 0, err
 	}
 	if !resp.Succeeded {
 		return 0, ErrConflict
 	}
 	return resp.Header.Revision, nil
+}
+
+// Grant takes a lease that lives for ttl, in whole seconds, unless it is kept alive through Client.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, error) {
+	var resp *clientv3.LeaseGrantResponse
+	err := s.health.do(ctx, "take a lease", func(ctx context.Context) (err error) {
+		resp, err = s.client.Grant(ctx, int64(ttl/time.Second))
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return resp.ID, nil
 }
 
 func compares(guards []txn.Guard) []clientv3.Cmp {
@@ -250,8 +281,9 @@ func unavailable(err error) bool {
 const maxAttempts = 40
 
 // Update builds and commits a transaction; on a conflict it builds anew from a fresh read, a bounded number of times with
-// growing jitter. That what build was reading has been compacted away meanwhile is a conflict too. build must read everything that it relies on, and guard it. Errors of build are returned as they are.
-// A build that returns nil has nothing to change: the revision is then 0.
+// growing jitter. That what build was reading has been compacted away meanwhile is a conflict too. build must read
+// everything that it relies on, and guard it. Errors of build are returned as they are. A build that returns nil has
+// nothing to change: the revision is then 0.
 func (s *Store) Update(ctx context.Context, lease clientv3.LeaseID, build func(context.Context) (*txn.Txn, error)) (int64, error) {
 	for attempt := 0; ; attempt++ {
 		rev, err := s.attempt(ctx, lease, build)
