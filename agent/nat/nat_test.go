@@ -314,11 +314,11 @@ func legacy(t *testing.T) (lock string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
-		real, err := exec.LookPath(strings.Replace(program, "iptables", "iptables-legacy", 1))
+		found, err := exec.LookPath(strings.Replace(program, "iptables", "iptables-legacy", 1))
 		if err != nil {
 			t.Skip("no legacy iptables here")
 		}
-		if err := os.Symlink(real, filepath.Join(dir, program)); err != nil {
+		if err := os.Symlink(found, filepath.Join(dir, program)); err != nil {
 			t.Fatal(err)
 		}
 	}
