@@ -1,6 +1,15 @@
-// Package conntrack removes the kernel's connection tracking entries that concern an address, in a namespace. An entry
-// outlives the NAT rules it was made by: after a floating IP has moved or gone, its old connections would go on being
-// translated the old way. The package does not read or create entries for others, and it does not decide when to forget.
+// Package conntrack reads and writes the kernel's IPv4 connection tracking entries of a namespace, by netlink
+// (linux/netfilter/nfnetlink_conntrack.h). It does three things:
+//
+// A Forgetter removes the entries that concern an address. An entry outlives the NAT rules it was made by: after a
+// floating IP has moved or gone, its old connections would go on being translated the old way.
+//
+// A Table lists entries and makes them what they were elsewhere, translations included; Events tell of changes as they
+// happen. That is what connections survive a move of their router by (agent/replica). The kernel translates an entry that
+// is made only if it is told the translations beside a way back that has none, with the status of an entry in use; of a
+// TCP connection it must be told not to look at windows, which it has not seen.
+//
+// The package does not decide when to forget, and not which entries are copied where.
 //
 // Ownership: a namespace of weft's holds no entries but those of the traffic weft routes, so there is none to spare.
 package conntrack
