@@ -124,11 +124,11 @@ func TestAWatchThatIsNotReadIsEndedBeforeItFillsTheMemory(t *testing.T) {
 	first, err := stream.Recv()
 	check(t, err)
 	big := &weftv1.Network{Id: nobody, Name: strings.Repeat("n", 500_000)}
-	for range 60 {
-		b.put(keys.Network(nobody), big)
-	}
 	sent := first.GetRevision()
 	for {
+		for range 8 { // always more than are read
+			b.put(keys.Network(nobody), big)
+		}
 		ev, err := stream.Recv()
 		if err != nil {
 			wantCode(t, codes.Unavailable, err)
@@ -321,8 +321,9 @@ func TestNoLeaseHoldsTooManyResults(t *testing.T) {
 	for _, l := range leases.Leases {
 		ttl, err := b.etcdClient.TimeToLive(b.context(), l.ID, clientv3.WithAttachedKeys())
 		check(t, err)
-		if remembered += len(ttl.Keys); len(ttl.Keys) > 1000 {
-			t.Errorf("a lease holds %d keys", len(ttl.Keys))
+		results := slices.DeleteFunc(ttl.Keys, func(k []byte) bool { return !strings.HasPrefix(string(k), keys.All(keys.FamilyRequest)) })
+		if remembered += len(results); len(results) > 1000 {
+			t.Errorf("a lease holds %d keys", len(results))
 		}
 	}
 	if remembered != 2500 {

@@ -25,7 +25,7 @@ func TestTheAuditMissesNoKey(t *testing.T) {
 	if found := audit.Check(all); len(found) > 0 {
 		t.Fatalf("a consistent store: %v", found)
 	}
-	silent := map[keys.Family]bool{keys.FamilyAgent: true, keys.FamilyLive: true, keys.FamilyRequest: true}
+	silent := map[keys.Family]bool{keys.FamilyAgent: true, keys.FamilyLive: true, keys.FamilyRequest: true, keys.FamilyLeader: true}
 	for i, e := range all {
 		k, err := keys.Parse(e.Key)
 		w.check(err)

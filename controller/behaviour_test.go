@@ -226,7 +226,7 @@ func TestAnEmptiedFleetLeavesNothingBehind(t *testing.T) {
 	for _, kv := range resp.Kvs {
 		k, err := keys.Parse(string(kv.Key))
 		w.check(err)
-		if k.Family != keys.FamilySegmentRange && k.Family != keys.FamilyAgent && k.Family != keys.FamilyLive {
+		if k.Family != keys.FamilySegmentRange && k.Family != keys.FamilyAgent && k.Family != keys.FamilyLive && k.Family != keys.FamilyLeader {
 			t.Errorf("left behind: %s", kv.Key)
 		}
 	}

@@ -20,18 +20,27 @@ import (
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/binder"
 	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/controller/leader"
 	"github.com/weft-sdn/weft/controller/placer"
+	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 )
 
-// Options is what a Controller needs. All are required.
+// Options is what a Controller needs. All are required unless they say otherwise.
 type Options struct {
 	// Client is the etcd to work on; it stays the caller's to close, after the controller.
 	Client *clientv3.Client
 	// UnderlayMTU as in api.Options.
 	UnderlayMTU int
 	Log         *slog.Logger
+	// Name is this replica's, for the operator who wants to know who leads.
+	Name string
+	// Observe, if not nil, is told whenever the replica begins or ends to lead; see leader.Options.
+	Observe func(leader.State)
 }
+
+// LeaderService is the name under which the gRPC health service says whether a replica leads: SERVING or NOT_SERVING.
+const LeaderService = "weft.leader"
 
 // Controller is one running replica. Any number may work on one etcd.
 type Controller struct {
@@ -69,7 +78,33 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	reflection.Register(c.server)
 	c.wg.Go(func() { p.Run(background) })
 	c.wg.Go(func() { binder.New(s, opts.Log).Run(background) })
+	c.observe(leader.State{})
+	c.wg.Go(func() { c.elector(s).Run(background, c.lead) })
 	return c, nil
+}
+
+func (c *Controller) elector(s *store.Store) *leader.Elector {
+	return leader.New(leader.Options{
+		Store: s, Name: c.opts.Name, Log: c.opts.Log, Observe: c.observe,
+		Seen: func(ctx context.Context, revision int64) error {
+			return c.fleet.Await(ctx, keys.FamilyLeader, revision)
+		},
+	})
+}
+
+// lead is the work of the one replica that leads.
+func (*Controller) lead(ctx context.Context, _ leader.Term) { <-ctx.Done() }
+
+// observe says in the health service whether this replica leads.
+func (c *Controller) observe(state leader.State) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if state.Leading {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	c.health.SetServingStatus(LeaderService, status)
+	if c.opts.Observe != nil {
+		c.opts.Observe(state)
+	}
 }
 
 // Serve serves the API on a listener until Stop. It may be called for several listeners at once.

@@ -90,7 +90,11 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	}
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	c, err := controller.Start(starting, controller.Options{Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log})
+	name, err := nameOf(cfg)
+	if err != nil {
+		return err
+	}
+	c, err := controller.Start(starting, controller.Options{Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name})
 	if err != nil {
 		return fmt.Errorf("store %v: %w", client.Endpoints(), err)
 	}
@@ -113,6 +117,17 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	case err := <-failed:
 		return fmt.Errorf("the embedded etcd has failed: %w", err)
 	}
+}
+
+func nameOf(cfg config.Config) (string, error) {
+	if cfg.Name != "" {
+		return cfg.Name, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name: the host has none, set one: %w", err)
+	}
+	return name, nil
 }
 
 // openStore starts the embedded etcd or dials the cluster. failed is nil for a cluster.

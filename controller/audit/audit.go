@@ -143,7 +143,8 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 		a.plugs[key] = true
 	case keys.FamilyAgent:
 		a.agents[k.Scope()] = true
-	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest:
+	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyMove, keys.FamilyPool,
+		keys.FamilyAsk, keys.FamilyAnswer:
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ import (
 // Config is a controller's configuration. Its JSON names are the keys of the file, the flags (with "-" for "_") and, in
 // capitals after EnvPrefix, the variables of the environment.
 type Config struct {
+	// Name is this replica's, for the operator who wants to know who leads; empty: the host's name.
+	Name string `json:"name"`
 	// Listen are where the API is served: "host:port" or "unix:/path".
 	Listen []string `json:"listen"`
 	// Etcd are the endpoints of an etcd cluster; none: an embedded one.
@@ -96,6 +98,7 @@ type Setting struct {
 // Settings lists all of them.
 func Settings() []Setting {
 	return []Setting{
+		{"name", "this replica's name, shown where it leads; none: the host's name", func(c *Config, v string) error { c.Name = v; return nil }},
 		{"listen", "where to serve the API: host:port or unix:/path, comma separated", list(func(c *Config) *[]string { return &c.Listen })},
 		{"etcd", "endpoints of an etcd cluster, comma separated; none: an embedded one", list(func(c *Config) *[]string { return &c.Etcd })},
 		{"data_dir", "directory of the embedded etcd's data", func(c *Config, v string) error { c.DataDir = v; return nil }},

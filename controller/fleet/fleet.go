@@ -24,6 +24,7 @@ import (
 // families are what a Fleet follows, each as a scope of its own, so that the changes of one family arrive in order.
 var families = []keys.Family{
 	keys.FamilyAgent, keys.FamilyLive, keys.FamilyNode, keys.FamilyStatus, keys.FamilyHost, keys.FamilyPlug, keys.FamilyActive,
+	keys.FamilyLeader, // for Await alone
 }
 
 // uuid is an id in 16 bytes: a tenth of what its text in a string of its own would cost.
@@ -167,7 +168,7 @@ func (f *Fleet) apply(b mirror.Batch) {
 		if err := f.change(family, c); err != nil {
 			f.log.Warn("ignoring a key of the fleet", "key", c.Key, "error", err)
 		}
-		nodesChanged = nodesChanged || family != keys.FamilyStatus && family != keys.FamilyPlug
+		nodesChanged = nodesChanged || family != keys.FamilyStatus && family != keys.FamilyPlug && family != keys.FamilyLeader
 	}
 	f.markListed(b.Listed)
 	close(f.applied)
@@ -202,6 +203,8 @@ func (f *Fleet) change(family keys.Family, c mirror.Change) error {
 		return f.changeSettings(k.Scope(), c)
 	case keys.FamilyActive:
 		return f.changeActive(k, c)
+	case keys.FamilyLeader:
+		return nil
 	default:
 		id, ok := parseUUID(k.ID())
 		if !ok {
