@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/proto/model"
 )
 
@@ -42,6 +43,11 @@ type Config struct {
 	Pool     string `json:"pool"`
 	Zone     string `json:"zone"`
 	Capacity int32  `json:"capacity"`
+	// BFDIntervalMS and BFDMultiplier are how network nodes of one pool watch each other over their tunnels: a packet every
+	// so many milliseconds (default 30, 10 to 1000), and a node is lost after so many without one (default 8, 2 to 50). All
+	// nodes of a pool should have the same. See docs/adr/0005.
+	BFDIntervalMS int `json:"bfd_interval_ms"`
+	BFDMultiplier int `json:"bfd_multiplier"`
 	// StateDir holds what must outlive the agent (default /var/lib/weft).
 	StateDir string `json:"state_dir"`
 	// OVSDB is the database's endpoint (default unix:/var/run/openvswitch/db.sock), OVSRunDir the directory of the
@@ -74,6 +80,12 @@ func (c *Config) Defaults() {
 	if len(c.Roles) == 0 {
 		c.Roles = []string{RoleCompute}
 	}
+	if c.BFDIntervalMS == 0 {
+		c.BFDIntervalMS = 30
+	}
+	if c.BFDMultiplier == 0 {
+		c.BFDMultiplier = 8
+	}
 	if c.LeaseSeconds == 0 {
 		c.LeaseSeconds = 10
 	}
@@ -100,6 +112,8 @@ func (c *Config) Validate() error {
 	check(model.ValidNodeName(c.Pool), "pool: %q can't name a pool (letters, digits, '-' and '.', at most 63)", c.Pool)
 	check(c.Zone == "" || model.ValidNodeName(c.Zone), "zone: %q can't name a zone (letters, digits, '-' and '.', at most 63)", c.Zone)
 	check(c.Capacity >= 0, "capacity: %d is less than 0", c.Capacity)
+	check(c.BFDIntervalMS >= 10 && c.BFDIntervalMS <= 1000, "bfd_interval_ms: %d is not between 10 and 1000", c.BFDIntervalMS)
+	check(c.BFDMultiplier >= 2 && c.BFDMultiplier <= 50, "bfd_multiplier: %d is not between 2 and 50", c.BFDMultiplier)
 	check(filepath.IsAbs(c.StateDir), "state_dir: %q is not an absolute path", c.StateDir)
 	check(c.LeaseSeconds >= 2, "lease_seconds: %d is less than 2", c.LeaseSeconds)
 	errs = append(errs, c.mappings()...)
@@ -123,6 +137,11 @@ func (c *Config) mappings() []error {
 		seen[bridge] = physnet
 	}
 	return errs
+}
+
+// bfd is the timing of sessions with the node's peers.
+func (c *Config) bfd() plan.BFD {
+	return plan.BFD{Interval: time.Duration(c.BFDIntervalMS) * time.Millisecond, Multiplier: c.BFDMultiplier}
 }
 
 // lease is the lifetime of the node's sign of life.

@@ -41,6 +41,7 @@ type Port struct {
 	MAC         string            // Interface.mac of an internal port; "" for others
 	Options     map[string]string // Interface.options: peer, local_ip, remote_ip, in_key, out_key, df_default
 	ExternalIDs map[string]string // Interface.external_ids: iface-id, attached-mac, and weft's owner mark
+	BFD         map[string]string // Interface.bfd of a tunnel whose far end is watched; empty for others
 }
 
 // Namespace is one named network namespace with everything inside it: qrouter-<router> or qdhcp-<network>.

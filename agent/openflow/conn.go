@@ -27,6 +27,9 @@ type Options struct {
 	Versions []Version
 	// Logger gets what no caller waits for, such as an error of the bridge that belongs to no request. Required.
 	Logger *slog.Logger
+	// Ports is told of every change of a port's status from the connection on, in the order in which they happen. It is
+	// called from the connection's own goroutine and must not wait. Nil: nobody asks.
+	Ports func(PortStatus)
 }
 
 // Conn is a connection to one bridge. All methods may be called from several goroutines; operations run one after another.
@@ -37,6 +40,7 @@ type Conn struct {
 	socket  string
 	version Version
 	log     *slog.Logger
+	ports   func(PortStatus)
 	nc      net.Conn
 	turn    chan struct{} // holds one token while an operation runs
 	done    chan struct{} // closed once err is set
@@ -82,10 +86,15 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("OpenFlow socket %s: handshake: %w", o.Socket, errors.Join(err, nc.Close()))
 	}
 	c := &Conn{
-		socket: o.Socket, version: version, log: o.Logger, nc: nc, nextXID: 1,
+		socket: o.Socket, version: version, log: o.Logger, ports: o.Ports, nc: nc, nextXID: 1,
 		turn: make(chan struct{}, 1), done: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	go c.read(reader)
+	if o.Ports != nil {
+		if err := c.followPorts(); err != nil {
+			return nil, errors.Join(fmt.Errorf("OpenFlow socket %s: %w", o.Socket, err), c.Close())
+		}
+	}
 	return c, nil
 }
 
@@ -201,6 +210,9 @@ func (c *Conn) read(r io.Reader) {
 func (c *Conn) dispatch(m message) error {
 	if m.kind == typeEchoRequest {
 		return c.write(end(append(begin(nil, c.version, typeEchoReply, m.xid), m.body...), 0))
+	}
+	if m.kind == typePortStatus {
+		return c.portStatus(m)
 	}
 	op := c.waiting(m.xid)
 	if op == nil {

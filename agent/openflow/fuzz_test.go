@@ -115,3 +115,22 @@ func TestNegotiationTakesTheHighestCommonVersion(t *testing.T) {
 		}
 	}
 }
+
+func FuzzPortStatus(f *testing.F) {
+	live := make([]byte, 8+40)
+	copy(live[8+16:], "vxlan-0a1f0001")
+	live[8+39] = portStateLive
+	gone := append([]byte{reasonDeleted}, live[1:]...)
+	f.Add(live)
+	f.Add(append(gone, make([]byte, 16)...))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s, err := decodePortStatus(body)
+		if (err == nil) != (len(body) >= 48) {
+			t.Fatalf("%d bytes: %v", len(body), err)
+		}
+		if len(s.Name) > 16 || (s.Deleted && s.Live) {
+			t.Errorf("%+v", s)
+		}
+	})
+}

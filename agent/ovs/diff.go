@@ -72,7 +72,7 @@ func portText(p desired.Port) string {
 	if p.Type == desired.PortForeign {
 		return fmt.Sprintf("tag=%d", p.Tag)
 	}
-	return fmt.Sprintf("on %s, type=%s tag=%d mac=%s options=%s external_ids=%s", p.Bridge, interfaceType(p.Type), p.Tag, p.MAC, mapText(p.Options), mapText(p.ExternalIDs))
+	return fmt.Sprintf("on %s, type=%s tag=%d mac=%s options=%s external_ids=%s", p.Bridge, interfaceType(p.Type), p.Tag, p.MAC, mapText(p.Options), mapText(p.ExternalIDs)) + bfdText(p.BFD)
 }
 
 // portText is the port that the database has in the place of a wanted one, "" for none.
@@ -96,7 +96,7 @@ func (s *Snapshot) portText(want desired.Port) string {
 			ids[key] = value
 		}
 	}
-	return fmt.Sprintf("on %s, type=%s tag=%d mac=%s options=%s external_ids=%s", p.Bridge, i.Type, p.Tag, i.MAC, mapText(i.Options), mapText(ids))
+	return fmt.Sprintf("on %s, type=%s tag=%d mac=%s options=%s external_ids=%s", p.Bridge, i.Type, p.Tag, i.MAC, mapText(i.Options), mapText(ids)) + bfdText(i.BFD)
 }
 
 // unmade tells that ovs-vswitchd has not made a port that the database has.
@@ -110,6 +110,14 @@ func (s *Snapshot) unmade(want desired.Port) []desired.Difference {
 		d.Actual += ": " + i.Error
 	}
 	return []desired.Difference{d}
+}
+
+// bfdText adds the session that runs over a port, if one does.
+func bfdText(bfd map[string]string) string {
+	if len(bfd) == 0 {
+		return ""
+	}
+	return " bfd=" + mapText(bfd)
 }
 
 func mapText(m map[string]string) string {

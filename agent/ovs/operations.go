@@ -44,7 +44,7 @@ func validatePort(p desired.Port) error {
 	if p.ExternalIDs[OwnerKey] == "" {
 		return fmt.Errorf("%w: a port to create must carry external_ids:%s", ErrInvalid, OwnerKey)
 	}
-	return errors.Join(validateText(p.MAC), validateMap(p.Options), validateMap(p.ExternalIDs))
+	return errors.Join(validateText(p.MAC), validateMap(p.Options), validateMap(p.ExternalIDs), validateMap(p.BFD))
 }
 
 // validateText refuses what ovsdb-server's JSON parser does: it drops the connection over a NUL byte, which would make

@@ -167,6 +167,7 @@ func TestPortsAreBroughtToShape(t *testing.T) {
 	moved.MAC = "fa:16:3e:00:00:02"
 	moved.ExternalIDs = map[string]string{ovs.OwnerKey: "router:r2", ovs.IfaceIDKey: "other"}
 	tunnel.Options = map[string]string{"remote_ip": "10.0.0.3", "in_key": "flow"}
+	tunnel.BFD = map[string]string{"enable": "true", "min_tx": "30", "min_rx": "30", "mult": "8"}
 	ch := ovs.Change{Ports: []desired.Port{moved, tunnel}}
 	ensure(t, c, ch)
 	again(t, c, ch)
@@ -176,6 +177,14 @@ func TestPortsAreBroughtToShape(t *testing.T) {
 	}
 	if diff := cmp.Diff(tunnel.Options, s.Interfaces["vx"].Options); diff != "" {
 		t.Error(diff)
+	}
+	if diff := cmp.Diff(tunnel.BFD, s.Interfaces["vx"].BFD); diff != "" || s.Interfaces["vx"].BFDUp {
+		t.Error("a session with nobody:", s.Interfaces["vx"], diff)
+	}
+	tunnel.BFD = nil
+	ensure(t, c, ovs.Change{Ports: []desired.Port{tunnel}})
+	if left := c.Snapshot().Interfaces["vx"].BFD; len(left) != 0 {
+		t.Error("the session is not taken off:", left)
 	}
 }
 

@@ -172,6 +172,9 @@ func (p *planned) createPort(want desired.Port) error {
 	if want.MAC != "" {
 		iface["mac"] = want.MAC
 	}
+	if len(want.BFD) > 0 {
+		iface["bfd"] = stringMap(want.BFD)
+	}
 	p.insertPort(n, port, iface)
 	p.attach[want.Bridge] = append(p.attach[want.Bridge], portName(n))
 	return nil
@@ -213,6 +216,9 @@ func (p *planned) updateInterface(want desired.Port, have *Interface) {
 	}
 	if !maps.Equal(have.Options, want.Options) {
 		row["options"] = stringMap(want.Options)
+	}
+	if !maps.Equal(have.BFD, want.BFD) {
+		row["bfd"] = stringMap(want.BFD)
 	}
 	if have.MAC != want.MAC {
 		row["mac"] = optional(want.MAC)

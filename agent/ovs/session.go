@@ -53,6 +53,8 @@ type interfaceRow struct {
 	LinkState   *string           `ovsdb:"link_state"`
 	AdminState  *string           `ovsdb:"admin_state"`
 	Error       *string           `ovsdb:"error"`
+	BFD         map[string]string `ovsdb:"bfd"`
+	BFDStatus   map[string]string `ovsdb:"bfd_status"`
 }
 
 // Table names.
@@ -155,7 +157,7 @@ func monitored() []client.MonitorOption {
 		client.WithTable(&b, &b.Name, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Ports, &b.ExternalIDs),
 		client.WithTable(&p, &p.Name, &p.Tag, &p.Interfaces, &p.ExternalIDs),
 		client.WithTable(&i, &i.Name, &i.Type, &i.OFPort, &i.Options, &i.ExternalIDs, &i.MAC, &i.MACInUse, &i.LinkState,
-			&i.AdminState, &i.Error),
+			&i.AdminState, &i.Error, &i.BFD, &i.BFDStatus),
 	}
 }
 

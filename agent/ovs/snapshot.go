@@ -74,6 +74,10 @@ type Interface struct {
 	LinkState   string // "up", "down" or "" for unknown
 	AdminState  string
 	Error       string // why ovs-vswitchd could not make the interface
+	BFD         map[string]string
+	// BFDUp: a BFD session runs over the interface and is up (RFC 5880 section 6.2). It may be 100 ms late in telling that one
+	// is not: OpenFlow's port status is at once.
+	BFDUp bool
 
 	uuid string
 }
@@ -144,7 +148,7 @@ func (r *interfaceRow) export(uuid string) *Interface {
 	i := &Interface{
 		uuid: uuid, Name: r.Name, Type: r.Type, Options: r.Options, ExternalIDs: r.ExternalIDs,
 		MAC: deref(r.MAC), MACInUse: deref(r.MACInUse), LinkState: deref(r.LinkState), AdminState: deref(r.AdminState),
-		Error: deref(r.Error),
+		Error: deref(r.Error), BFD: r.BFD, BFDUp: r.BFDStatus["state"] == "up",
 	}
 	// OVS writes -1 for an interface that it could not make.
 	if n := deref(r.OFPort); n > 0 {

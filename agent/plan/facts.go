@@ -8,6 +8,7 @@ package plan
 
 import (
 	"net/netip"
+	"time"
 )
 
 // The bridges that weft owns (REFERENCE R9, R11).
@@ -42,6 +43,16 @@ type Facts struct {
 	VLANs map[string]uint16
 	// DatapathType is that of the bridges that weft creates: "system" or "netdev".
 	DatapathType string
+	// BFD is how this node and its peers watch each other.
+	BFD BFD
+}
+
+// BFD is the timing of the sessions between the network nodes of a pool (RFC 5880).
+type BFD struct {
+	// Interval is that of packets, in whole milliseconds; 0: no sessions.
+	Interval time.Duration
+	// Multiplier is after how many intervals without a packet the far end is lost, 1 to 255.
+	Multiplier int
 }
 
 // IntPatch is the name of br-int's end of the patch to a provider bridge, PhysPatch that of the bridge's end

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -160,7 +161,11 @@ func (n *node) text(t *testing.T) string {
 	}
 	var b strings.Builder
 	for _, p := range n.planner.Ports() {
-		fmt.Fprintf(&b, "port %s on %s: type=%s tag=%d mac=%s options=%v ids=%v\n", p.Name, p.Bridge, p.Type, p.Tag, p.MAC, p.Options, p.ExternalIDs)
+		fmt.Fprintf(&b, "port %s on %s: type=%s tag=%d mac=%s options=%v ids=%v", p.Name, p.Bridge, p.Type, p.Tag, p.MAC, p.Options, p.ExternalIDs)
+		if len(p.BFD) > 0 {
+			fmt.Fprintf(&b, " bfd=%v", p.BFD)
+		}
+		b.WriteByte('\n')
 	}
 	for _, bridge := range []string{plan.BrInt, plan.BrTun, "br-tenant", "br-ext1"} {
 		fmt.Fprintf(&b, "\n# %s\n%s", bridge, flow.Text(n.planner.Flows(bridge), flow.TextOptions{
@@ -323,6 +328,7 @@ func factsOf(name string, tunnel string) plan.Facts {
 	f := plan.Facts{
 		TunnelIP: netip.MustParseAddr(tunnel), Bridges: map[string]string{"tenant": "br-tenant"},
 		OFPorts: map[string]uint32{}, Plugged: map[string]plan.Plugged{}, DatapathType: "netdev",
+		BFD: plan.BFD{Interval: 30 * time.Millisecond, Multiplier: 8},
 	}
 	if strings.HasPrefix(name, "net") {
 		f.Bridges["ext1"] = "br-ext1"

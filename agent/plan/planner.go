@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/weft-sdn/weft/agent/desired"
@@ -200,14 +201,17 @@ type update struct {
 }
 
 func (u *update) planTunnels() {
-	now := tunnels(u.view, u.facts)
+	now, watched := tunnels(u.view, u.facts), map[netip.Addr]bool{}
+	for _, peer := range u.view.Peers() {
+		watched[u.view.Nodes[peer].TunnelIP] = true
+	}
 	for _, t := range u.tunnels {
 		if !slices.Contains(now, t) {
 			u.set(piece{kind: "tunnel", id: t.name()}, nil, nil)
 		}
 	}
 	for _, t := range now {
-		u.set(piece{kind: "tunnel", id: t.name()}, tunnelFlows(u.facts, t), []desired.Port{t.port(u.facts)})
+		u.set(piece{kind: "tunnel", id: t.name()}, tunnelFlows(u.facts, t), []desired.Port{t.port(u.facts, watched[t.remote])})
 	}
 	u.tunnels = now
 }
@@ -375,7 +379,7 @@ func (u *update) setPorts(p piece, ports []desired.Port) {
 
 func samePort(a, b desired.Port) bool {
 	return a.Bridge == b.Bridge && a.Name == b.Name && a.Type == b.Type && a.Tag == b.Tag && a.MAC == b.MAC &&
-		maps.Equal(a.Options, b.Options) && maps.Equal(a.ExternalIDs, b.ExternalIDs)
+		maps.Equal(a.Options, b.Options) && maps.Equal(a.BFD, b.BFD) && maps.Equal(a.ExternalIDs, b.ExternalIDs)
 }
 
 // retryConflicts plans pieces anew that had found a place taken, when one has become free.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/view"
@@ -24,7 +25,12 @@ func (t tunnel) name() string {
 	return model.TypeName(t.kind) + "-" + hex.EncodeToString(t.remote.AsSlice())
 }
 
-func (t tunnel) port(facts *Facts) desired.Port {
+// port is the tunnel's port. watched: the far end is a peer.
+func (t tunnel) port(facts *Facts, watched bool) desired.Port {
+	var bfd map[string]string
+	if watched && t.kind == weftv1.NetworkType_NETWORK_TYPE_VXLAN && facts.BFD.Interval > 0 {
+		bfd = facts.BFD.columns()
+	}
 	kind := desired.PortVXLAN
 	if t.kind == weftv1.NetworkType_NETWORK_TYPE_GRE {
 		kind = desired.PortGRE
@@ -35,8 +41,24 @@ func (t tunnel) port(facts *Facts) desired.Port {
 			"local_ip": facts.TunnelIP.String(), "remote_ip": t.remote.String(),
 			"in_key": "flow", "out_key": "flow", "df_default": "true",
 		},
-		ExternalIDs: owned("tunnel", t.name()),
+		ExternalIDs: owned("tunnel", t.name()), BFD: bfd,
 	}
+}
+
+// columns is Interface.bfd (ovs-vswitchd.conf.db(5)): a packet every interval each way, and the far end is lost after as
+// many intervals without one as the multiplier says.
+func (b BFD) columns() map[string]string {
+	ms := strconv.FormatInt(b.Interval.Milliseconds(), 10)
+	return map[string]string{"enable": "true", "min_tx": ms, "min_rx": ms, "mult": strconv.Itoa(b.Multiplier)}
+}
+
+// SessionPort is the name of the port by which this node and a peer watch each other; "" when there is none.
+func SessionPort(v *view.View, facts *Facts, peer string) string {
+	t, ok := sessionTo(v, facts, peer)
+	if !ok {
+		return ""
+	}
+	return t.name()
 }
 
 // owned is the mark by which a restarted agent knows a row of OVSDB as its own.
