@@ -67,7 +67,7 @@ func newCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&s.name, "lab", name, "name of the lab (environment: WEFT_LAB)")
 	root.PersistentFlags().CountVarP(&s.verbose, "verbose", "v", "say what is done, host by host")
-	root.AddCommand(s.up(), s.down(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault())
+	root.AddCommand(s.up(), s.down(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault(), s.check())
 	return root
 }
 
