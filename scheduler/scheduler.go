@@ -1,39 +1,89 @@
-// Package scheduler chooses the network nodes that hold a router or serve a network's DHCP. It is a function of what is
-// asked and of what the nodes are: it reads and writes nothing, and what it was told may have changed by the time its
-// plan is committed, so whoever commits guards what matters.
+// Package scheduler chooses the network nodes that hold a router or serve a network's DHCP, and works out the few moves
+// that even out what they carry. It is a function of what is asked and of what the nodes are: it reads and writes nothing,
+// and what it was told may have changed by the time its plan is committed, so whoever commits guards what matters.
+//
+// All nodes of one plan are of one pool: only such nodes watch each other and replicate connections to each other.
 package scheduler
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
+// Kind is what is to be placed.
+type Kind int
+
+// The kinds of request.
+const (
+	// Router: the first node of a new plan is to be active, the others are standbys. A node's capacity counts routers.
+	Router Kind = iota
+	// DHCP: every node of the plan serves.
+	DHCP
+)
+
+// DefaultCount is how many nodes are wanted where neither the request nor its pool says.
+const DefaultCount = 2
+
+// DefaultPool is the pool of a node that names none.
+const DefaultPool = "default"
+
 // Request is what is to be placed.
 type Request struct {
 	// What is the object in words that identify it, e.g. "router 6f1c…" or "DHCP of network 09ab…": it stands in errors and
 	// spreads objects over nodes that are otherwise equal.
 	What string
-	// PhysicalNetworks are those that a node must have a bridge for.
+	Kind Kind
+	// PhysicalNetworks are those that a node must have a proven uplink to.
 	PhysicalNetworks []string
+	// Added are those of PhysicalNetworks that the object did not need so far: a node of Current must have a proven uplink
+	// to them too. To the others it need not, as long as it has the bridge: an uplink that fails moves a router by its
+	// agents, not by whoever changes the router meanwhile.
+	Added []string
 	// Tunnels: a node must have a tunnel address.
 	Tunnels bool
-	// Count is how many nodes are wanted; 0 means 1.
+	// Pool is the pool that the nodes must be of; "": any one.
+	Pool string
+	// Count is how many nodes are wanted; 0: as Counts says for the pool, else DefaultCount.
 	Count int
-	// Current is where the object is now, in order of preference. A node that can stay is kept.
+	// Counts is by pool; a pool that is missing, or 0, has DefaultCount.
+	Counts map[string]int
+	// Current is where the object is now, in order of preference. A node that can stay is kept, in this order; that it is
+	// not alive, cordoned, draining or full does not matter for that.
 	Current []string
+	// Hold are those of Current that stay even if Leaving names them or more than the wanted count would be kept: the
+	// active node of a router, the node that it is handed over to, a DHCP server until its successor works. The pool of
+	// the first of them is the pool of the plan.
+	Hold []string
+	// Leaving are nodes that are to go, each with the reason in words that follow its name ("is drained"). Held ones do not
+	// count: the plan has its full count besides them. A plan that would be left without any node keeps them all.
+	Leaving map[string]string
+}
+
+// count is how many nodes of a pool are wanted.
+func (r *Request) count(pool string) int {
+	return cmp.Or(max(r.Count, 0), max(r.Counts[pool], 0), DefaultCount)
 }
 
 // Load is what a node carries already.
 type Load struct {
-	Routers, DHCP int
+	// Active and Standby count routers, DHCP the networks served.
+	Active, Standby, DHCP int
 }
 
-func (l Load) total() int { return l.Routers + l.DHCP }
+// work is what keeps a node busy now, total what it might be.
+func (l Load) work() int  { return l.Active + l.DHCP }
+func (l Load) total() int { return l.Active + l.Standby + l.DHCP }
+
+// Uplink is a node's way to a physical network.
+type Uplink struct {
+	// Proven: the bridge exists and a physical port in it has its link up.
+	Proven bool
+	// Reason says why it is not proven.
+	Reason string
+}
 
 // Node is what is known of a node.
 type Node struct {
@@ -41,14 +91,20 @@ type Node struct {
 	Alive bool
 	// Network: the node has the role of a network node.
 	Network bool
-	// Physnets are the physical networks that the node has a bridge for.
-	Physnets map[string]bool
+	// Pool is never empty.
+	Pool, Zone string
+	// Capacity is how many routers the node may hold, active and standby; 0 is no limit.
+	Capacity int
+	// Cordoned: nothing new is placed here. Draining: what is here moves off; nothing new is placed here either.
+	Cordoned, Draining bool
+	// Uplinks are by physical network, for those that the node has a bridge for.
+	Uplinks map[string]Uplink
 	// TunnelIP is invalid when the node has none.
 	TunnelIP netip.Addr
 	// Problems is what the node says is wrong with it. They do not rule it out, for they may have nothing to do with the
 	// request, but a node without any goes first.
 	Problems []string
-	// Load counts what the node carries, the object to be placed not included.
+	// Load counts what the node carries, with what the plan in Request.Current has there.
 	Load Load
 }
 
@@ -61,8 +117,12 @@ type Rejection struct {
 
 // Plan is where the object goes.
 type Plan struct {
-	// Nodes are in order of preference: at least one, at most Request.Count, fewer if fewer can.
+	// Pool is that of all its nodes.
+	Pool string
+	// Nodes are in order of preference: at least one, at most as many as wanted and held, fewer if fewer can.
 	Nodes []string
+	// Wanted is how many nodes were wanted.
+	Wanted int
 	// Rejected are the nodes that can't take the object, by name. A node that could but was not needed is not among them.
 	Rejected []Rejection
 }
@@ -84,82 +144,215 @@ func (e *NoneError) Error() string {
 	return fmt.Sprintf("no node can take %s: %s", e.What, strings.Join(reasons, "; "))
 }
 
-// Place chooses the nodes for a request. Nodes that hold the object and can stay do, in their order; the others are the
-// least loaded of those that can, nodes without problems first, and among equals by a hash of request and node, so that
-// many requests spread. The order of nodes does not matter; their names must differ. The error is a *NoneError.
+// Place chooses the nodes for a request. Nodes that hold the object and can stay do, in their order. Of the others, one in
+// a zone that the plan does not have yet goes first, then one without problems, then the least loaded, and among equals a
+// hash of request and node decides, so that many requests spread. The order of nodes does not matter; their names must
+// differ. The error is a *NoneError.
 func Place(req Request, nodes []Node) (Plan, error) {
-	var plan Plan
-	able := make(map[string]bool, len(nodes))
-	var rest []Node
-	for _, n := range nodes {
-		if reason := reject(req, n); reason != "" {
-			plan.Rejected = append(plan.Rejected, Rejection{Node: n.Name, Reason: reason})
-			continue
-		}
-		able[n.Name] = true
-		rest = append(rest, n)
+	p := newPlacement(req, nodes)
+	pool, ok := p.choosePool()
+	if !ok {
+		return Plan{}, &NoneError{What: req.What, Rejected: p.rejections("", nil)}
 	}
-	slices.SortFunc(plan.Rejected, func(a, b Rejection) int { return cmp.Compare(a.Node, b.Node) })
-	if len(rest) == 0 {
-		return Plan{}, &NoneError{What: req.What, Rejected: plan.Rejected}
+	plan := Plan{Pool: pool, Wanted: req.count(pool)}
+	plan.Nodes = p.fill(pool, p.keep(pool, plan.Wanted), plan.Wanted)
+	if len(plan.Nodes) == 0 {
+		plan.Nodes = p.stuck(pool)
 	}
-	slices.SortFunc(rest, func(a, b Node) int { return compare(req.What, a, b) })
-	plan.Nodes = choose(req, able, rest)
+	if len(plan.Nodes) == 0 {
+		return Plan{}, &NoneError{What: req.What, Rejected: p.rejections(pool, nil)}
+	}
+	plan.Rejected = p.rejections(pool, plan.Nodes)
 	return plan, nil
 }
 
-// choose keeps what can stay and fills up with the best of the rest.
-func choose(req Request, able map[string]bool, best []Node) []string {
-	count := min(max(req.Count, 1), len(best))
-	chosen := make([]string, 0, count)
-	add := func(name string) {
-		if len(chosen) < count && able[name] {
-			chosen = append(chosen, name)
-			delete(able, name)
-		}
+// Check says why a node can't be added to a request's plan, which is Request.Current, whatever the wanted count; "" when it
+// can, or is in it and could be added. A node that there is not "is not registered".
+func Check(req Request, nodes []Node, name string) string {
+	p := newPlacement(req, nodes)
+	n, ok := p.byName[name]
+	if !ok {
+		return "is not registered"
 	}
-	for _, name := range req.Current {
-		add(name)
+	pool, ok := p.choosePool()
+	if !ok || req.Pool == "" && len(p.current()) == 0 {
+		pool = n.Pool
 	}
-	for _, n := range best {
-		add(n.Name)
-	}
-	return chosen
+	return strings.Join(p.reasons(n, pool), ", ")
 }
 
-// compare orders the nodes that can take a request, the best first.
-func compare(what string, a, b Node) int {
+// placement is one request under consideration.
+type placement struct {
+	req    Request
+	nodes  []Node // by name
+	byName map[string]Node
+}
+
+func newPlacement(req Request, nodes []Node) *placement {
+	p := &placement{req: req, nodes: slices.Clone(nodes), byName: make(map[string]Node, len(nodes))}
+	slices.SortFunc(p.nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	for _, n := range p.nodes {
+		p.byName[n.Name] = n
+	}
+	return p
+}
+
+// current is those of the nodes now holding the object that could stay as far as their nature goes.
+func (p *placement) current() (able []Node) {
+	for i, name := range p.req.Current {
+		n, ok := p.byName[name]
+		if ok && !slices.Contains(p.req.Current[:i], name) && len(p.unfit(n, p.req.Pool)) == 0 && len(p.unproven(n, p.req.Added)) == 0 {
+			able = append(able, n)
+		}
+	}
+	return able
+}
+
+func (p *placement) held(n Node) bool { return slices.Contains(p.req.Hold, n.Name) }
+
+func (p *placement) leaving(n Node) bool { return p.req.Leaving[n.Name] != "" }
+
+// choosePool decides the pool: the request's; else that of a node that must stay; of one that can; else the best.
+func (p *placement) choosePool() (string, bool) {
+	if p.req.Pool != "" {
+		return p.req.Pool, true
+	}
+	current := p.current()
+	for _, stays := range []func(Node) bool{p.held, func(n Node) bool { return !p.leaving(n) }} {
+		if i := slices.IndexFunc(current, stays); i >= 0 {
+			return current[i].Pool, true
+		}
+	}
+	if pool, ok := p.bestPool(); ok {
+		return pool, true
+	}
+	if len(current) > 0 {
+		return current[0].Pool, true
+	}
+	return "", false
+}
+
+// bestPool is the one that lacks the fewest of the nodes wanted of it, then the one with the best node.
+func (p *placement) bestPool() (best string, found bool) {
+	able := map[string][]Node{}
+	for _, n := range p.nodes {
+		if len(p.reasons(n, n.Pool)) == 0 {
+			able[n.Pool] = append(able[n.Pool], n)
+		}
+	}
+	lacks := func(pool string) int { return max(p.req.count(pool)-len(able[pool]), 0) }
+	first := func(pool string) Node {
+		return slices.MinFunc(able[pool], func(a, b Node) int { return p.compare(a, b, nil) })
+	}
+	for pool := range able {
+		if !found || cmp.Or(cmp.Compare(lacks(pool), lacks(best)), p.compare(first(pool), first(best), nil)) < 0 {
+			best, found = pool, true
+		}
+	}
+	return best, found
+}
+
+// keep is the nodes that stay: in order, no more than wanted but for those held.
+func (p *placement) keep(pool string, wanted int) (kept []Node) {
+	counted := 0
+	for _, n := range p.current() {
+		if n.Pool == pool && p.held(n) && !p.leaving(n) {
+			counted++
+		}
+	}
+	for _, n := range p.current() {
+		switch {
+		case n.Pool != pool:
+		case p.held(n):
+			kept = append(kept, n)
+		case !p.leaving(n) && counted < wanted:
+			counted++
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+// fill adds the best of the rest.
+func (p *placement) fill(pool string, plan []Node, wanted int) []string {
+	var rest []Node
+	for _, n := range p.nodes {
+		in := slices.ContainsFunc(plan, func(o Node) bool { return o.Name == n.Name })
+		if !in && len(p.reasons(n, pool)) == 0 {
+			rest = append(rest, n)
+		}
+	}
+	counted := 0
+	for _, n := range plan {
+		if !p.leaving(n) {
+			counted++
+		}
+	}
+	for ; counted < wanted && len(rest) > 0; counted++ {
+		best := 0
+		for i := range rest {
+			if p.compare(rest[i], rest[best], plan) < 0 {
+				best = i
+			}
+		}
+		plan = append(plan, rest[best])
+		rest = slices.Delete(rest, best, best+1)
+	}
+	return names(plan)
+}
+
+func names(nodes []Node) []string {
+	out := make([]string, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.Name
+	}
+	return out
+}
+
+// stuck is the nodes that are to go but have nobody to go to.
+func (p *placement) stuck(pool string) []string {
+	return names(slices.DeleteFunc(p.current(), func(n Node) bool { return n.Pool != pool }))
+}
+
+// compare orders nodes that can take the request next, the best first, when plan is chosen already.
+func (p *placement) compare(a, b Node, plan []Node) int {
 	return cmp.Or(
+		cmp.Compare(p.sameZone(a, plan), p.sameZone(b, plan)),
 		cmp.Compare(min(len(a.Problems), 1), min(len(b.Problems), 1)),
-		cmp.Compare(a.Load.total(), b.Load.total()),
-		cmp.Compare(score(what, a.Name), score(what, b.Name)),
+		p.compareLoad(a.Load, b.Load, len(plan) == 0 || p.req.Kind == DHCP),
+		cmp.Compare(score(p.req.What, a.Name), score(p.req.What, b.Name)),
 		cmp.Compare(a.Name, b.Name),
 	)
 }
 
-// score is a hash of request and node: rendezvous hashing, so that a node more or less changes only the choices that it
-// wins or had won.
-func score(what, node string) uint64 {
-	sum := sha256.Sum256([]byte(what + "\x00" + node))
-	return binary.BigEndian.Uint64(sum[:])
-}
-
-// reject lists everything for which a node can't take a request; "" if it can.
-func reject(req Request, n Node) string {
-	var reasons []string
-	if !n.Network {
-		reasons = append(reasons, "is not a network node")
-	}
-	if !n.Alive {
-		reasons = append(reasons, "is not alive")
-	}
-	for _, p := range req.PhysicalNetworks {
-		if !n.Physnets[p] {
-			reasons = append(reasons, "has no bridge for physical network "+p)
+// sameZone counts the nodes of a plan in a node's zone, those that leave aside.
+func (p *placement) sameZone(n Node, plan []Node) (count int) {
+	for _, o := range plan {
+		if o.Zone == n.Zone && !p.leaving(o) {
+			count++
 		}
 	}
-	if req.Tunnels && !n.TunnelIP.IsValid() {
-		reasons = append(reasons, "has no tunnel address")
+	return count
+}
+
+// compareLoad looks first at what nodes do if the next one is to do something, else at what they hold.
+func (p *placement) compareLoad(a, b Load, busy bool) int {
+	work, total := cmp.Compare(a.work(), b.work()), cmp.Compare(a.total(), b.total())
+	if busy {
+		return cmp.Or(work, total)
 	}
-	return strings.Join(reasons, ", ")
+	return cmp.Or(total, work)
+}
+
+// rejections is why each node that is not in the plan can't be; pool is "" when there is none.
+func (p *placement) rejections(pool string, plan []string) (out []Rejection) {
+	for _, n := range p.nodes {
+		if slices.Contains(plan, n.Name) {
+			continue
+		}
+		if reasons := p.reasons(n, pool); len(reasons) > 0 {
+			out = append(out, Rejection{Node: n.Name, Reason: strings.Join(reasons, ", ")})
+		}
+	}
+	return out
 }

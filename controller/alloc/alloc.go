@@ -48,17 +48,27 @@ func (a *Allocator) Address(ctx context.Context, sub model.Subnet, taken map[net
 	return a.countAddress(ctx, sub, taken)
 }
 
-// LowAddress is Address, but prefers the first address of the subnet's pools: where an operator looks for a DHCP server,
+// LowAddress is Address, but prefers the first addresses of the subnet's pools: where an operator looks for a DHCP server,
 // and out of the way of addresses that tenants ask for by name.
-func (a *Allocator) LowAddress(ctx context.Context, sub model.Subnet) (netip.Addr, error) {
-	if len(sub.Pools) > 0 {
-		lowest := sub.Pools[0].Start
-		i, err := a.firstFree(ctx, []string{keys.AddressClaim(sub.ID, lowest)})
-		if err != nil || i == 0 {
-			return lowest, err
+func (a *Allocator) LowAddress(ctx context.Context, sub model.Subnet, taken map[netip.Addr]bool) (netip.Addr, error) {
+	var low []netip.Addr
+	var keysOf []string
+	for _, pool := range sub.Pools {
+		for ip := pool.Start; pool.Contains(ip) && len(low) < probes; ip = ip.Next() {
+			if !taken[ip] {
+				low, keysOf = append(low, ip), append(keysOf, keys.AddressClaim(sub.ID, ip))
+			}
 		}
 	}
-	return a.Address(ctx, sub, nil)
+	i, err := a.firstFree(ctx, keysOf)
+	switch {
+	case err != nil:
+		return netip.Addr{}, err
+	case i >= 0:
+		return low[i], nil
+	default:
+		return a.Address(ctx, sub, taken)
+	}
 }
 
 func (a *Allocator) countAddress(ctx context.Context, sub model.Subnet, taken map[netip.Addr]bool) (netip.Addr, error) {

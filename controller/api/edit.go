@@ -37,8 +37,10 @@ func (s *Server) newEdit(v *record.View, blind bool) *edit {
 
 // place is the edit as package placing wants it; both append to one transaction.
 func (e *edit) place() *placing.Change {
-	return &placing.Change{View: e.View, Alloc: e.alloc, Txn: e.txn, Now: e.now, Nodes: e.server.opts.Fleet.Nodes}
+	return &placing.Change{View: e.View, Alloc: e.alloc, Txn: e.txn, Now: e.now, Nodes: e.server.opts.Fleet.Nodes, Pools: e.server.pools}
 }
+
+func (s *Server) pools() placing.Pools { return s.opts.Fleet.PoolSettings() }
 
 // guard makes the transaction fail if an object has changed since it was read.
 func guard[M messageOf](e *edit, s record.Stored[M]) { e.txn.Unchanged(s.Key, s.Revision) }

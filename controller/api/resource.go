@@ -27,6 +27,8 @@ type resource[M messageOf] struct {
 	*record.Kind[M]
 	server *Server
 	status func(M, int64) *weftv1.ObjectStatus // nil: the kind has none
+	// compose completes what else is composed at read; nil: nothing.
+	compose func(M, int64)
 }
 
 // requester is a request that may be retried under its id.
@@ -41,6 +43,9 @@ func (r *resource[M]) shown(m M, revision int64) M {
 	*h.Etag = record.Etag(revision)
 	if r.status != nil {
 		*h.Status = r.status(m, revision)
+	}
+	if r.compose != nil {
+		r.compose(m, revision)
 	}
 	return m
 }

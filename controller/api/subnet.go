@@ -227,7 +227,7 @@ func (s *Server) releaseSubnet(ctx context.Context, e *edit, sub record.Stored[*
 	if err != nil {
 		return err
 	}
-	server, err := e.place().DHCPPort(ctx, net.Msg)
+	servers, err := e.place().DHCPPorts(ctx, net.Msg)
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (s *Server) releaseSubnet(ctx context.Context, e *edit, sub record.Stored[*
 	}
 	var obstacles []string
 	for _, c := range claims {
-		if c.GetId() != server {
+		if !servers[c.GetId()] {
 			obstacles = append(obstacles, s.name(ctx, e, c.GetKind(), c.GetId()))
 		}
 		if len(obstacles) > 64 {

@@ -62,6 +62,7 @@ type auditor struct {
 	plugs    map[string]bool // keys
 	agents   map[string]bool // names of nodes
 	refused  []keys.Key
+	moves    []string // ids of routers that are to move
 
 	// By network: the subnets and the ports of DHCP servers.
 	subnetsOf map[string][]*weftv1.Subnet
@@ -143,7 +144,9 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 		a.plugs[key] = true
 	case keys.FamilyAgent:
 		a.agents[k.Scope()] = true
-	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyMove, keys.FamilyPool,
+	case keys.FamilyMove:
+		a.moves = append(a.moves, k.ID())
+	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyPool,
 		keys.FamilyAsk, keys.FamilyAnswer:
 	}
 	return nil

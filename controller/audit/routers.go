@@ -18,10 +18,7 @@ func (a *auditor) router() {
 			a.findf("router %s: %v", id, err)
 			continue
 		}
-		for rank, node := range typed.Nodes {
-			a.expect(keys.HostObject(node, keys.KindRouter, id), &storev1.RouterBinding{Rank: int32(rank)}) //nolint:gosec // a few nodes
-		}
-		a.active(id, typed.Nodes)
+		a.plan(id, typed.Nodes)
 		if g := typed.Gateway; g != nil {
 			a.leg(id, g.Port, g.Network, g.FixedIPs, model.OwnerRouterGateway)
 			if n := a.networks[g.Network]; n != nil && !n.GetExternal() {
@@ -38,13 +35,26 @@ func (a *auditor) router() {
 	}
 }
 
-// active checks the node that forwards. A router that lost its place keeps the key, without a node, for its epoch.
-func (a *auditor) active(id string, nodes []string) {
+// plan checks the bindings of the nodes that hold a router, and the node that forwards: one of them, any one. Only its
+// binding may tell it to hand over, to another of them. A router that lost its place keeps active/, without a node, for its
+// epoch.
+func (a *auditor) plan(id string, nodes []string) {
 	key := keys.Active(id)
+	active, _ := a.derived[key].(*storev1.ActiveRouter)
+	for rank, node := range nodes {
+		want := &storev1.RouterBinding{Rank: int32(rank), Nodes: nodes} //nolint:gosec // a few nodes
+		have, _ := a.derived[keys.HostObject(node, keys.KindRouter, id)].(*storev1.RouterBinding)
+		if to := have.GetHandOver(); slices.Contains(nodes, to) && to != node {
+			want.HandOver = to // after a takeover the former holder's may still say so, and is ignored
+		}
+		a.expect(keys.HostObject(node, keys.KindRouter, id), want)
+	}
 	switch {
+	case slices.Contains(nodes, active.GetNode()):
+		a.expect(key, &storev1.ActiveRouter{Node: active.GetNode()})
 	case len(nodes) > 0:
 		a.expect(key, &storev1.ActiveRouter{Node: nodes[0]})
-	case a.derived[key] != nil:
+	case active != nil:
 		a.expect(key, &storev1.ActiveRouter{})
 	}
 }

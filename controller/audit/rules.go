@@ -74,6 +74,11 @@ func (a *auditor) places() {
 	for id, n := range a.networks {
 		placed("DHCP of network", id, n.GetDhcpPlacement())
 	}
+	for _, id := range a.moves {
+		if a.routers[id] == nil {
+			a.findf("router %s is to move but does not exist", id)
+		}
+	}
 	for id, r := range a.routers {
 		placed("router", id, r.GetPlacement())
 		seen := map[string]bool{}

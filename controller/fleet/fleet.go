@@ -24,6 +24,7 @@ import (
 // families are what a Fleet follows, each as a scope of its own, so that the changes of one family arrive in order.
 var families = []keys.Family{
 	keys.FamilyAgent, keys.FamilyLive, keys.FamilyNode, keys.FamilyStatus, keys.FamilyHost, keys.FamilyPlug, keys.FamilyActive,
+	keys.FamilyPool,
 	keys.FamilyLeader, // for Await alone
 }
 
@@ -55,6 +56,7 @@ type report struct {
 	revision int64
 	state    weftv1.State
 	message  string
+	standby  bool
 	seconds  int64
 	nanos    int32
 }
@@ -66,8 +68,21 @@ type node struct {
 	ability  scheduler.Node // what the agent says, as the scheduler wants it
 	revision int64          // of the agent's description or the settings, whichever is later
 	alive    bool
-	labels   map[string]string
+	settings *storev1.NodeSettings    // nil: none
 	held     map[string]map[uuid]bool // kind -> ids bound or placed here; refused ports are not
+	active   map[uuid]bool            // those of the routers that are active here
+}
+
+// pool is what is said of a pool.
+type pool struct {
+	settings *storev1.PoolSettings
+	revision int64
+}
+
+// active is where a router is active.
+type active struct {
+	node  string
+	epoch int64
 }
 
 // Fleet is safe for concurrent use.
@@ -82,7 +97,8 @@ type Fleet struct {
 	nodes   map[string]*node
 	reports map[object][]report
 	plugs   map[uuid][]string
-	active  map[uuid]string
+	active  map[uuid]active
+	pools   map[string]pool
 	seen    map[keys.Family]int64
 	listed  map[string]bool
 	applied chan struct{} // closed and replaced whenever something was applied
@@ -94,7 +110,7 @@ func New(s *store.Store, log *slog.Logger) *Fleet {
 	f := &Fleet{
 		mirror: mirror.New(s, mirror.Options{Log: log}), log: log,
 		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
-		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]string{},
+		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]active{}, pools: map[string]pool{},
 		seen: map[keys.Family]int64{}, listed: map[string]bool{},
 		applied: make(chan struct{}), changed: make(chan struct{}),
 	}
@@ -205,6 +221,8 @@ func (f *Fleet) change(family keys.Family, c mirror.Change) error {
 		return f.changeActive(k, c)
 	case keys.FamilyLeader:
 		return nil
+	case keys.FamilyPool:
+		return f.changePool(k.ID(), c)
 	default:
 		id, ok := parseUUID(k.ID())
 		if !ok {
@@ -246,7 +264,7 @@ func without(all []string, one string) []string {
 func (f *Fleet) node(name string) *node {
 	n := f.nodes[name]
 	if n == nil {
-		n = &node{name: strings.Clone(name), held: map[string]map[uuid]bool{}}
+		n = &node{name: strings.Clone(name), held: map[string]map[uuid]bool{}, active: map[uuid]bool{}}
 		f.nodes[n.name] = n
 	}
 	return n
@@ -268,12 +286,25 @@ func (f *Fleet) changeAgent(name string, c mirror.Change) error {
 
 func (f *Fleet) changeSettings(name string, c mirror.Change) error {
 	n := f.node(name)
-	n.labels = nil
+	n.settings = nil
 	settings := &storev1.NodeSettings{}
 	if err := proto.Unmarshal(c.Value, settings); err != nil {
 		return err
 	}
-	n.labels, n.revision = settings.GetLabels(), max(n.revision, c.Revision)
+	n.settings, n.revision = settings, max(n.revision, c.Revision)
+	return nil
+}
+
+func (f *Fleet) changePool(name string, c mirror.Change) error {
+	delete(f.pools, name)
+	if c.Value == nil {
+		return nil
+	}
+	settings := &storev1.PoolSettings{}
+	if err := proto.Unmarshal(c.Value, settings); err != nil {
+		return err
+	}
+	f.pools[strings.Clone(name)] = pool{settings: settings, revision: c.Revision}
 	return nil
 }
 
@@ -282,15 +313,20 @@ func (f *Fleet) changeActive(k keys.Key, c mirror.Change) error {
 	if !ok {
 		return fmt.Errorf("%q is not a UUID", k.ID())
 	}
+	if n := f.nodes[f.active[id].node]; n != nil {
+		delete(n.active, id)
+	}
 	delete(f.active, id)
 	if c.Value == nil {
 		return nil
 	}
-	active := &storev1.ActiveRouter{}
-	if err := proto.Unmarshal(c.Value, active); err != nil {
+	now := &storev1.ActiveRouter{}
+	if err := proto.Unmarshal(c.Value, now); err != nil {
 		return err
 	}
-	f.active[id] = f.node(active.GetNode()).name
+	n := f.node(now.GetNode())
+	n.active[id] = true
+	f.active[id] = active{node: n.name, epoch: now.GetEpoch()}
 	return nil
 }
 
@@ -351,7 +387,7 @@ func (f *Fleet) changeReport(k keys.Key, id uuid, c mirror.Change) error {
 	}
 	kept = append(kept, report{
 		node: f.node(k.Scope()).name, revision: r.GetRevision(), state: r.GetState(), message: r.GetMessage(),
-		seconds: r.GetTime().GetSeconds(), nanos: r.GetTime().GetNanos(),
+		standby: r.GetStandby(), seconds: r.GetTime().GetSeconds(), nanos: r.GetTime().GetNanos(),
 	})
 	return nil
 }

@@ -1,9 +1,11 @@
 package fleet
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weft-sdn/weft/proto/keys"
@@ -22,29 +24,23 @@ func (f *Fleet) Nodes() []scheduler.Node {
 			out = append(out, n.schedulable())
 		}
 	}
-	slices.SortFunc(out, func(a, b scheduler.Node) int { return compareStrings(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b scheduler.Node) int { return cmp.Compare(a.Name, b.Name) })
 	return out
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
 }
 
 // ability is what a node can take by what its agent says.
 func ability(name string, agent *storev1.Agent) scheduler.Node {
 	out := scheduler.Node{
-		Name: name, Network: slices.Contains(agent.GetRoles(), weftv1.Role_ROLE_NETWORK),
-		Physnets: make(map[string]bool, len(agent.GetBridgeMappings())), Problems: agent.GetProblems(),
+		Name: name, Network: slices.Contains(agent.GetRoles(), weftv1.Role_ROLE_NETWORK), Problems: agent.GetProblems(),
+		Pool: cmp.Or(agent.GetPool(), scheduler.DefaultPool), Zone: agent.GetZone(), Capacity: int(agent.GetCapacity()),
+		Uplinks: make(map[string]scheduler.Uplink, len(agent.GetBridgeMappings())),
 	}
-	for p := range agent.GetBridgeMappings() {
-		out.Physnets[p] = true
+	for physnet := range agent.GetBridgeMappings() {
+		// An agent of a release that knows nothing of uplinks is taken at its word that it has the bridge.
+		out.Uplinks[physnet] = scheduler.Uplink{Proven: len(agent.GetUplinks()) == 0, Reason: "its agent does not say"}
+	}
+	for _, u := range agent.GetUplinks() {
+		out.Uplinks[u.GetPhysicalNetwork()] = scheduler.Uplink{Proven: u.GetProven(), Reason: u.GetReason()}
 	}
 	if ip, err := netip.ParseAddr(agent.GetTunnelIp()); err == nil {
 		out.TunnelIP = ip
@@ -55,7 +51,10 @@ func ability(name string, agent *storev1.Agent) scheduler.Node {
 func (n *node) schedulable() scheduler.Node {
 	out := n.ability
 	out.Alive = n.alive
-	out.Load = scheduler.Load{Routers: len(n.held[keys.KindRouter]), DHCP: len(n.held[keys.KindDHCP])}
+	out.Cordoned, out.Draining = n.settings.GetCordoned(), n.settings.GetDraining()
+	held := len(n.held[keys.KindRouter])
+	active := min(len(n.active), held) // for a moment it can be active where it is not held any more
+	out.Load = scheduler.Load{Active: active, Standby: held - active, DHCP: len(n.held[keys.KindDHCP])}
 	return out
 }
 
@@ -69,7 +68,7 @@ func (f *Fleet) List() []*weftv1.Node {
 			out = append(out, n.message())
 		}
 	}
-	slices.SortFunc(out, func(a, b *weftv1.Node) int { return compareStrings(a.GetId(), b.GetId()) })
+	slices.SortFunc(out, func(a, b *weftv1.Node) int { return cmp.Compare(a.GetId(), b.GetId()) })
 	return out
 }
 
@@ -90,11 +89,16 @@ func (n *node) message() *weftv1.Node {
 		BridgeMappings: map[string]string{}, DatapathType: n.agent.GetDatapathType(), AgentVersion: n.agent.GetVersion(),
 		Alive: n.alive, Problems: slices.Clone(n.agent.GetProblems()), Routers: n.ids(keys.KindRouter),
 		DhcpNetworks: n.ids(keys.KindDHCP), PortCount: int64(len(n.held[keys.KindPort])), Etag: etag(n.revision),
+		Pool: n.ability.Pool, Zone: n.ability.Zone, Capacity: n.agent.GetCapacity(), Cordoned: n.settings.GetCordoned(),
+		Draining: n.settings.GetDraining(), ActiveRouters: sorted(n.active),
+	}
+	for _, u := range n.agent.GetUplinks() {
+		m.Uplinks = append(m.Uplinks, proto.CloneOf(u))
 	}
 	if t := n.agent.GetStartTime(); t != nil {
 		m.StartTime = timestamppb.New(t.AsTime())
 	}
-	for k, v := range n.labels {
+	for k, v := range n.settings.GetLabels() {
 		m.Labels[k] = v
 	}
 	for k, v := range n.agent.GetBridgeMappings() {
@@ -103,9 +107,11 @@ func (n *node) message() *weftv1.Node {
 	return m
 }
 
-func (n *node) ids(kind string) []string {
-	out := make([]string, 0, len(n.held[kind]))
-	for id := range n.held[kind] {
+func (n *node) ids(kind string) []string { return sorted(n.held[kind]) }
+
+func sorted(ids map[uuid]bool) []string {
+	out := make([]string, 0, len(ids))
+	for id := range ids {
 		out = append(out, id.String())
 	}
 	slices.Sort(out)

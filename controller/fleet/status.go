@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -31,12 +33,14 @@ func (f *Fleet) Port(p *weftv1.Port, revision int64) *weftv1.ObjectStatus {
 	return f.answer(q)
 }
 
-// Router is the status of a router as stored at a mod revision.
+// Router is the status of a router as stored at a mod revision: what its active node says. Standbys that can't take over are
+// told of.
 func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	q := question{kind: keys.KindRouter, id: r.GetId(), revision: revision, node: f.activeNode(r.GetId()), down: isDown(r.AdminStateUp)} //nolint:protogetter // presence
-	switch nodes := r.GetPlacement().GetNodes(); {
+	nodes := r.GetPlacement().GetNodes()
+	switch {
 	case r.GetPlacement() == nil:
 		q.unplaced = "it has neither a gateway nor interfaces"
 	case len(nodes) == 0:
@@ -44,7 +48,22 @@ func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
 	case q.node == "":
 		q.node = nodes[0] // placed a moment ago
 	}
-	return f.answer(q)
+	status := f.answer(q)
+	for _, node := range nodes {
+		s := q
+		s.node, s.standby = node, true
+		if state, message := f.state(s, f.own(s)); node != q.node && state == weftv1.State_STATE_ERROR {
+			status.Message = joined(status.GetMessage(), "no standby: "+message)
+		}
+	}
+	return status
+}
+
+func joined(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
 }
 
 // FloatingIP is the status of a floating IP as stored at a mod revision.
@@ -58,17 +77,46 @@ func (f *Fleet) FloatingIP(ip *weftv1.FloatingIp, revision int64) *weftv1.Object
 	return f.answer(q)
 }
 
-// Network is the status of a network's DHCP service, the network as stored at a mod revision.
+// Network is the status of a network's DHCP service, the network as stored at a mod revision: ACTIVE if all its servers are,
+// else the worst of their states, with those named that are not ACTIVE.
 func (f *Fleet) Network(n *weftv1.Network, revision int64) *weftv1.ObjectStatus {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	q := question{kind: keys.KindDHCP, id: n.GetId(), revision: revision, down: isDown(n.AdminStateUp), unplaced: "no subnet with DHCP"} //nolint:protogetter // presence
-	if p := n.GetDhcpPlacement(); len(p.GetNodes()) > 0 {
-		q.node = p.GetNodes()[0]
-	} else if p != nil {
-		q.unplaced = "DHCP is not placed: no node can take it"
+	nodes := n.GetDhcpPlacement().GetNodes()
+	if len(nodes) == 0 {
+		if n.GetDhcpPlacement() != nil {
+			q.unplaced = "DHCP is not placed: no node can take it"
+		}
+		return f.answer(q)
 	}
-	return f.answer(q)
+	q.node = nodes[0]
+	status := f.answer(q)
+	active := 0
+	var others []string
+	for _, node := range nodes {
+		q.node = node
+		state, message := f.state(q, f.own(q))
+		if severity(state) > severity(status.GetState()) {
+			status.State = state
+		}
+		if state == weftv1.State_STATE_ACTIVE {
+			active++
+		} else {
+			others = append(others, message)
+		}
+	}
+	if len(nodes) > 1 && active < len(nodes) && !q.down {
+		status.Message = fmt.Sprintf("%d of %d servers work: %s", active, len(nodes), strings.Join(others, "; "))
+	}
+	return status
+}
+
+// severity orders states by how much an operator should care.
+func severity(s weftv1.State) int {
+	return slices.Index([]weftv1.State{
+		weftv1.State_STATE_ACTIVE, weftv1.State_STATE_DOWN, weftv1.State_STATE_BUILD, weftv1.State_STATE_UNKNOWN, weftv1.State_STATE_ERROR,
+	}, s)
 }
 
 func isDown(up *bool) bool { return up != nil && !*up }
@@ -84,6 +132,7 @@ type question struct {
 	unplaced  string // why there is no node
 	down      bool   // admin_state_up is false
 	plugged   bool   // it has to be plugged by a hypervisor
+	standby   bool   // the node is to be ready and silent
 	otherwise named
 }
 
@@ -92,7 +141,7 @@ func (f *Fleet) activeNode(router string) string {
 	if !ok {
 		return ""
 	}
-	return f.active[id]
+	return f.active[id].node
 }
 
 func (f *Fleet) find(kind, id string) []report {
@@ -103,20 +152,32 @@ func (f *Fleet) find(kind, id string) []report {
 	return f.reports[object{kind, u}]
 }
 
-func (f *Fleet) answer(q question) *weftv1.ObjectStatus {
+// of is the reports that answer a question.
+func (f *Fleet) of(q question) []report {
 	reports := f.find(q.kind, q.id)
 	if len(reports) == 0 && q.otherwise.kind != "" {
-		reports = f.find(q.otherwise.kind, q.otherwise.id)
+		return f.find(q.otherwise.kind, q.otherwise.id)
 	}
-	status := &weftv1.ObjectStatus{}
-	var own *report
+	return reports
+}
+
+// own is the report of the node that a question is about; nil when there is none.
+func (f *Fleet) own(q question) *report {
+	reports := f.of(q)
 	for i := range reports {
-		status.Reports = append(status.Reports, reports[i].shown())
 		if reports[i].node == q.node {
-			own = &reports[i]
+			return &reports[i]
 		}
 	}
-	status.State, status.Message = f.state(q, own)
+	return nil
+}
+
+func (f *Fleet) answer(q question) *weftv1.ObjectStatus {
+	status := &weftv1.ObjectStatus{}
+	for _, r := range f.of(q) {
+		status.Reports = append(status.Reports, r.shown())
+	}
+	status.State, status.Message = f.state(q, f.own(q))
 	return status
 }
 
@@ -136,6 +197,8 @@ func (f *Fleet) state(q question, own *report) (weftv1.State, string) {
 		return own.state, fmt.Sprintf("node %s: %s", q.node, own.message)
 	case q.down:
 		return weftv1.State_STATE_DOWN, "admin_state_up is false"
+	case own.standby != q.standby:
+		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported its change of role yet", q.node)
 	default:
 		return own.state, own.message
 	}

@@ -5,7 +5,9 @@ package placer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -17,10 +19,8 @@ import (
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/controller/placing"
 	"github.com/weft-sdn/weft/controller/record"
-	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
-	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 	"github.com/weft-sdn/weft/scheduler"
 )
 
@@ -90,17 +90,14 @@ func wait(ctx context.Context, d time.Duration) error {
 func fingerprint(f *fleet.Fleet) string {
 	out := "nodes"
 	for _, n := range f.Nodes() {
-		if !n.Alive || !n.Network {
+		if !n.Alive || !n.Network || n.Cordoned || n.Draining {
 			continue
 		}
-		out += " " + n.Name + " " + n.TunnelIP.String()
-		physnets := make([]string, 0, len(n.Physnets))
-		for name := range n.Physnets {
-			physnets = append(physnets, name)
-		}
-		slices.Sort(physnets)
-		for _, name := range physnets {
-			out += "," + name
+		out += fmt.Sprintf(" %s %s %s %d", n.Name, n.Pool, n.TunnelIP, n.Capacity)
+		for _, name := range slices.Sorted(maps.Keys(n.Uplinks)) {
+			if n.Uplinks[name].Proven {
+				out += "," + name
+			}
 		}
 	}
 	return out
@@ -121,6 +118,7 @@ func (p *Placer) look(ctx context.Context) {
 func (p *Placer) change(v *record.View) *placing.Change {
 	return &placing.Change{
 		View: v, Alloc: &alloc.Allocator{View: v}, Txn: &txn.Txn{}, Now: timestamppb.Now(), Nodes: p.fleet.Nodes,
+		Pools: func() placing.Pools { return p.fleet.PoolSettings() },
 	}
 }
 
@@ -130,10 +128,13 @@ func (p *Placer) dhcp(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	nodes := p.fleet.Nodes()
+	nodes, pools := p.fleet.Nodes(), placing.Pools(p.fleet.PoolSettings())
 	for _, n := range networks {
-		if n.Msg.GetDhcpPlacement() == nil || len(n.Msg.GetDhcpPlacement().GetNodes()) > 0 || !placing.Possible([]*weftv1.Network{n.Msg}, nodes) {
+		if n.Msg.GetDhcpPlacement() == nil || len(n.Msg.GetDhcpPlacement().GetNodes()) > 0 {
 			continue
+		}
+		if _, err := scheduler.Place(placing.DHCPRequest(n.Msg, nil, pools), nodes); err != nil {
+			continue // its placement says why
 		}
 		_, err := p.store.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) { return p.placeDHCP(ctx, n.Msg.GetId()) })
 		errs = append(errs, err)
@@ -151,18 +152,9 @@ func (p *Placer) placeDHCP(ctx context.Context, id string) (*txn.Txn, error) {
 	if net.Msg.GetDhcpPlacement() == nil || len(net.Msg.GetDhcpPlacement().GetNodes()) > 0 {
 		return nil, nil //nolint:nilnil // nothing to do
 	}
-	subnets, err := record.Subnets().Sound(ctx, v, keys.Subnets(id), p.log)
-	if err != nil {
-		return nil, err
-	}
 	c := p.change(v)
-	c.Txn.NoneChangedUnder(keys.Subnets(id), v.Revision())
-	all := make([]*weftv1.Subnet, len(subnets))
-	for i, s := range subnets {
-		all[i] = s.Msg // one with DHCP that is deleted changes the network, which is guarded
-	}
-	placed, err := c.ServeDHCP(ctx, net, all)
-	if err != nil || !placed {
+	_, changed, err := c.ReplanDHCP(ctx, net, placing.Replan{}, p.log)
+	if err != nil || !changed {
 		return nil, err
 	}
 	p.log.Info("placing DHCP", "network", id)
@@ -187,32 +179,19 @@ func (p *Placer) routers(ctx context.Context) error {
 
 func (p *Placer) placeRouter(ctx context.Context, id string) (*txn.Txn, error) {
 	v := record.NewView(p.store)
-	kind := record.Routers()
-	before, err := kind.At(ctx, v, "", id)
+	before, err := record.Routers().At(ctx, v, "", id)
 	if err != nil {
 		return nil, gone(err)
 	}
 	if before.Msg.GetPlacement() == nil || len(before.Msg.GetPlacement().GetNodes()) > 0 {
 		return nil, nil //nolint:nilnil // nothing to do
 	}
-	networks, err := placing.Touched(ctx, v, before.Msg)
-	if err != nil {
+	c := p.change(v)
+	plan, changed, err := c.ReplanRouter(ctx, before, placing.Replan{})
+	if err != nil || !changed {
 		return nil, err
 	}
-	c := p.change(v)
-	after := before.Copy()
-	if err := c.PlaceRouter(ctx, after, networks); err != nil {
-		p.log.Warn("a router has no place", "router", id, "error", err)
-		return nil, nil //nolint:nilerr,nilnil // shown in the router's placement
-	}
-	if len(after.GetPlacement().GetNodes()) == 0 {
-		return nil, nil //nolint:nilnil // no place yet
-	}
-	kind.Clean(after)
-	after.UpdateTime = c.Now
-	c.Txn.Unchanged(before.Key, before.Revision)
-	c.Txn.Put(before.Key, after)
-	p.log.Info("placing a router", "router", id, "nodes", after.GetPlacement().GetNodes())
+	p.log.Info("placing a router", "router", id, "nodes", plan.Nodes)
 	return c.Txn, nil
 }
 

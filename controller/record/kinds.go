@@ -9,7 +9,7 @@ import (
 func Networks() *Kind[*weftv1.Network] {
 	return &Kind[*weftv1.Network]{
 		Name: "network", Enum: weftv1.Kind_KIND_NETWORK, Family: keys.FamilyNetwork,
-		Mutable: []string{"name", "admin_state_up", "shared", "external", "mtu", "dns_domain"},
+		Mutable: []string{"name", "admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool"},
 		New:     func() *weftv1.Network { return &weftv1.Network{} },
 		Scope:   func(*weftv1.Network) string { return "" },
 		Header: func(m *weftv1.Network) Header {
@@ -48,8 +48,9 @@ func Ports() *Kind[*weftv1.Port] {
 func Routers() *Kind[*weftv1.Router] {
 	return &Kind[*weftv1.Router]{
 		Name: "router", Enum: weftv1.Kind_KIND_ROUTER, Family: keys.FamilyRouter,
-		Mutable: []string{"name", "admin_state_up"},
+		Mutable: []string{"name", "admin_state_up", "ha", "pool"},
 		New:     func() *weftv1.Router { return &weftv1.Router{} },
+		Outputs: func(m *weftv1.Router) { m.ActiveNode, m.Instances = "", nil },
 		Scope:   func(*weftv1.Router) string { return "" },
 		Header: func(m *weftv1.Router) Header {
 			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}

@@ -38,6 +38,8 @@ type Kind[M proto.Message] struct {
 	Scope func(M) string
 	// ScopeField is the field that holds the scope, for lists narrowed by a filter.
 	ScopeField string
+	// Outputs clears what is composed at read besides etag and status; nil: nothing.
+	Outputs func(M)
 }
 
 // Key is the key of an object.
@@ -87,5 +89,8 @@ func (k *Kind[M]) Clean(m M) {
 	*h.Etag = ""
 	if h.Status != nil {
 		*h.Status = nil
+	}
+	if k.Outputs != nil {
+		k.Outputs(m)
 	}
 }

@@ -30,6 +30,7 @@ const (
 	MaxPools     = 16
 	MaxDNS       = 8
 	MaxRoutes    = 64
+	MaxNodes     = 8 // that hold a router, or serve a network's DHCP
 	MaxDHCPOpts  = 16
 	MaxNameBytes = 255
 )
@@ -128,7 +129,7 @@ type Router struct {
 	Gateway           *Gateway // nil: none
 	Interfaces        []Interface
 	Routes            []Route
-	Nodes             []string // placement, the first is the active one
+	Nodes             []string // placement, first choice first
 }
 
 // FloatingIP is a checked weft.v1.FloatingIp.

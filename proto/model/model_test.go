@@ -135,6 +135,9 @@ func TestNetworks(t *testing.T) {
 	type r = row[*weftv1.Network]
 	check(t, network, model.NetworkFrom, append([]r{
 		{"vlan", segment(vlan, "tenant", 1998), nil},
+		{"eight DHCP servers of a pool", func(m *weftv1.Network) { m.DhcpServers, m.Pool = 8, "edge_1.a" }, nil},
+		{"nine DHCP servers", func(m *weftv1.Network) { m.DhcpServers = 9 }, bad("dhcp_servers")},
+		{"a bad pool", func(m *weftv1.Network) { m.Pool = "-" }, bad("pool")},
 		{"the first vlan", segment(vlan, "tenant", 1), nil},
 		{"the last vlan", segment(vlan, "tenant", 4094), nil},
 		{"vlan 0", segment(vlan, "tenant", 0), bad("segmentation_id")},
@@ -314,6 +317,10 @@ func TestRouters(t *testing.T) {
 		{"a gateway with a bad address", func(m *weftv1.Router) { m.ExternalGateway.FixedIps = fixed(id(7), "x") }, bad("external_gateway.fixed_ips[0].ip_address")},
 		{"a null interface", func(m *weftv1.Router) { m.Interfaces = append(m.Interfaces, nil) }, bad("interfaces[1].port_id", "interfaces[1].network_id", "interfaces[1].subnet_id", "interfaces[1].ip_address")},
 		{"a bad node", func(m *weftv1.Router) { m.Placement.Nodes[1] = "a b" }, bad("placement.nodes[1]")},
+		{"eight nodes of a pool", func(m *weftv1.Router) { m.Ha, m.Pool = 8, "edge-1" }, nil},
+		{"nine nodes", func(m *weftv1.Router) { m.Ha = 9 }, bad("ha")},
+		{"less than no node", func(m *weftv1.Router) { m.Ha = -1 }, bad("ha")},
+		{"a bad pool", func(m *weftv1.Router) { m.Pool = "a/b" }, bad("pool")},
 		{"a bad route", func(m *weftv1.Router) { m.Routes = routes("x", "10.0.0.1") }, bad("routes[0].destination")},
 	}, identity(func(m *weftv1.Router, i, n, p string) { m.Id, m.Name, m.Project = i, n, p })...))
 }

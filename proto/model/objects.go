@@ -55,6 +55,7 @@ func NetworkFrom(n *weftv1.Network) (Network, error) {
 		MTU: int(n.GetMtu()), Domain: n.GetDnsDomain(),
 	}
 	c.segment(n)
+	c.nodes("dhcp_servers", n.GetDhcpServers(), n.GetPool())
 	if out.MTU != 0 && (out.MTU < MinMTU || out.MTU > MaxMTU) {
 		c.addf("mtu", "%d is not in %d..%d", out.MTU, MinMTU, MaxMTU)
 	}
@@ -231,6 +232,7 @@ func RouterFrom(r *weftv1.Router) (Router, error) {
 		Up: orTrue(r.AdminStateUp), Routes: c.routes("routes", r.GetRoutes()), //nolint:protogetter // presence
 		Nodes: slices.Clone(r.GetPlacement().GetNodes()),
 	}
+	c.nodes("ha", r.GetHa(), r.GetPool())
 	if g := r.GetExternalGateway(); g != nil {
 		out.Gateway = &Gateway{
 			Network: c.uuid("external_gateway.network_id", g.GetNetworkId()), Port: c.uuid("external_gateway.port_id", g.GetPortId()),

@@ -76,6 +76,9 @@ func ValidNodeName(s string) bool { return len(s) <= 63 && validDomain(s) }
 // ValidPhysicalNetwork reports whether s can name a physical network.
 func ValidPhysicalNetwork(s string) bool { return physnetPattern.MatchString(s) }
 
+// ValidPool reports whether s can name a pool of network nodes.
+func ValidPool(s string) bool { return physnetPattern.MatchString(s) }
+
 func validDomain(s string) bool {
 	if len(s) > 253 {
 		return false
@@ -127,6 +130,16 @@ func (c *checker) node(field, s string) string {
 		c.addf(field, "%q is not a node name", s)
 	}
 	return s
+}
+
+// nodes checks on how many nodes, and of which pool, an object is to be.
+func (c *checker) nodes(field string, n int32, pool string) {
+	if n < 0 || n > MaxNodes {
+		c.addf(field, "%d is not in 0..%d", n, MaxNodes)
+	}
+	if pool != "" && !ValidPool(pool) {
+		c.addf("pool", "%q must be 1 to 64 letters, digits or any of _ . -", pool)
+	}
 }
 
 func (c *checker) addr(field, s string) netip.Addr {
