@@ -66,6 +66,8 @@ type bench struct {
 	names    int
 	// keep: nothing need be removed any more.
 	keep bool
+	// pool is what the measurements of network nodes share, see preparePool.
+	pool *pool
 }
 
 func newBench(ctx context.Context, l *lab.Lab, n int, out io.Writer) (*bench, error) {
@@ -74,11 +76,22 @@ func newBench(ctx context.Context, l *lab.Lab, n int, out io.Writer) (*bench, er
 		return nil, err
 	}
 	b := &bench{api: a, lab: l, n: n, out: out}
-	if err := b.nodesAlive(ctx, 4); err != nil {
+	nodes, err := b.nodes()
+	if err != nil {
+		a.close()
+		return nil, err
+	}
+	if err := b.nodesAlive(ctx, len(nodes)); err != nil {
 		a.close()
 		return nil, err
 	}
 	return b, nil
+}
+
+// nodes are the lab's network and compute nodes.
+func (b *bench) nodes() ([]lab.HostInfo, error) {
+	hosts, err := b.lab.Hosts()
+	return slices.DeleteFunc(hosts, func(h lab.HostInfo) bool { return !h.Node() }), err
 }
 
 // few is how often something long is repeated.

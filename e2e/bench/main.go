@@ -1,4 +1,4 @@
-// Command bench measures the figures of docs/benchmarks.md in the default lab, with real packets, and prints their medians
+// Command bench measures the figures of docs/benchmarks.md in labs of its own, with real packets, and prints their medians
 // and ranges as a table that says which reach is met. It must run as root; see `make bench`. It is not a test: a figure
 // that is missed is printed, not failed.
 package main
@@ -66,33 +66,30 @@ func parse(args []string, usage io.Writer) (options, error) {
 	return o, err
 }
 
-// measure brings a lab up, measures, prints, and takes the lab down whatever happens.
-func measure(ctx context.Context, o options, out io.Writer) (err error) {
+// measure brings one lab up after the other, measures in it, and prints. A stage that fails does not keep the others from
+// being measured.
+func measure(ctx context.Context, o options, out io.Writer) error {
 	todo := selected(o.only)
 	if len(todo) == 0 {
 		return fmt.Errorf("--only %s: no figure has such an id", o.only)
 	}
+	var all []measurement
+	for _, s := range todo {
+		all = append(all, s.measurements...)
+	}
 	if o.list {
-		explain(out, todo)
+		explain(out, all)
 		return nil
 	}
 	began := time.Now()
-	labOptions := lab.Defaults()
-	labOptions.Name, labOptions.Bin = "bench", o.bin
-	fmt.Fprintln(out, "== bringing up the default lab")
-	l, err := lab.Up(ctx, labOptions)
-	if err != nil {
-		return err
+	var results []result
+	var failed error
+	for _, s := range todo {
+		got, err := s.run(ctx, o, out)
+		results, failed = append(results, got...), errors.Join(failed, err)
 	}
-	defer func() { err = errors.Join(err, down(ctx, l)) }()
-	b, err := newBench(ctx, l, o.n, out)
-	if err != nil {
-		return err
-	}
-	defer b.close()
-	results, failed := b.all(ctx, todo)
 	table(out, results)
-	explain(out, todo)
+	explain(out, all)
 	fmt.Fprintf(out, "\n== measured in %s\n", time.Since(began).Round(time.Second))
 	if o.json != "" {
 		failed = errors.Join(failed, writeJSON(o.json, results))
@@ -130,7 +127,7 @@ func (b *bench) all(ctx context.Context, todo []measurement) ([]result, error) {
 }
 
 // measurementTime bounds one measurement, preparation and cleaning included.
-const measurementTime = 3 * time.Minute
+const measurementTime = 5 * time.Minute
 
 func (b *bench) one(ctx context.Context, m measurement) (samples, error) {
 	ctx, cancel := context.WithTimeout(ctx, measurementTime)

@@ -19,6 +19,8 @@ type figure struct {
 	// Reach is what the median should be: at most, or with AtLeast at least. 0: the figure is for orientation.
 	Reach   float64 `json:"reach,omitempty"`
 	AtLeast bool    `json:"at_least,omitempty"`
+	// Every: the reach holds for every sample, not the median.
+	Every bool `json:"every,omitempty"`
 	// Zero: the reach is 0, in every sample.
 	Zero bool `json:"zero,omitempty"`
 	// Between says what lies between the two clock reads, or what is counted.
@@ -55,6 +57,9 @@ func median(samples []float64) float64 {
 // met says whether the reach is met: "yes", "no", or "" when there is none.
 func (r result) met() string {
 	m := median(r.samples)
+	if r.Every && len(r.samples) > 0 {
+		m = slices.Max(r.samples)
+	}
 	switch {
 	case len(r.samples) == 0:
 		return "not measured"

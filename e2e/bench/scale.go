@@ -31,18 +31,16 @@ func scale() []measurement {
 	}}}
 }
 
-// nodes are the lab's.
-func nodes() []string { return []string{"cmp1", "cmp2", "net1", "net2"} }
-
 func measureOneMore(ctx context.Context, b *bench, got samples) error {
 	const few, many, networks = 10, 10000, 50
+	nodes := []string{"cmp1", "cmp2", "net1", "net2"}
 	s, asker, err := b.pair(ctx, "10.12.0.0/16")
 	if err != nil {
 		return err
 	}
 	boundIn := func(of func(i int) segment) func(i int) *weftv1.Port {
 		return func(i int) *weftv1.Port {
-			return &weftv1.Port{NetworkId: of(i).network.GetId(), Host: nodes()[i%len(nodes())]}
+			return &weftv1.Port{NetworkId: of(i).network.GetId(), Host: nodes[i%len(nodes)]}
 		}
 	}
 	if _, err := b.createPorts(ctx, few, boundIn(func(int) segment { return s })); err != nil {
@@ -59,7 +57,7 @@ func measureOneMore(ctx context.Context, b *bench, got samples) error {
 		id, ratio string
 		of        func(i int) segment
 	}{
-		{"one-more-spread", "one-more-ratio", func(i int) segment { return others[i/len(nodes())%networks] }},
+		{"one-more-spread", "one-more-ratio", func(i int) segment { return others[i/len(nodes)%networks] }},
 		{"one-more-same", "one-more-ratio-same", func(int) segment { return s }},
 	} {
 		if _, err := b.createPorts(ctx, many, boundIn(step.of)); err != nil {
@@ -99,29 +97,47 @@ func (b *bench) settled(ctx context.Context) error {
 	return err
 }
 
-// processorTime is what the fleet's daemons have used so far.
+// processorTime is what the fleet's daemons have used so far, but for those of hosts that are off.
 func (b *bench) processorTime() (time.Duration, error) {
+	hosts, err := b.lab.Hosts()
+	if err != nil {
+		return 0, err
+	}
 	var sum time.Duration
-	for host, daemons := range map[string][]lab.Daemon{
-		"ctl1": {lab.ControllerDaemon}, "cmp1": {lab.AgentDaemon, lab.VSwitchDaemon}, "cmp2": {lab.AgentDaemon, lab.VSwitchDaemon},
-		"net1": {lab.AgentDaemon, lab.VSwitchDaemon}, "net2": {lab.AgentDaemon, lab.VSwitchDaemon},
-	} {
-		h, err := b.lab.Host(host)
+	for _, info := range hosts {
+		daemons := []lab.Daemon{lab.AgentDaemon, lab.VSwitchDaemon}
+		if !info.Node() {
+			daemons = []lab.Daemon{lab.ControllerDaemon}
+		}
+		used, err := b.used(info, daemons)
 		if err != nil {
 			return 0, err
 		}
-		for _, d := range daemons {
-			running, err := h.Processes(d)
+		sum += used
+	}
+	return sum, nil
+}
+
+func (b *bench) used(info lab.HostInfo, daemons []lab.Daemon) (time.Duration, error) {
+	if !info.On() || !info.Alive() {
+		return 0, nil
+	}
+	h, err := b.lab.Host(info.Name)
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, d := range daemons {
+		running, err := h.Processes(d)
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range running {
+			used, err := processorTimeOf(p.PID)
 			if err != nil {
 				return 0, err
 			}
-			for _, p := range running {
-				used, err := processorTimeOf(p.PID)
-				if err != nil {
-					return 0, err
-				}
-				sum += used
-			}
+			sum += used
 		}
 	}
 	return sum, nil
