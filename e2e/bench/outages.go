@@ -18,7 +18,7 @@ const downTime = 60 * time.Second
 func outages() []measurement {
 	figures := func(id, name, between string) []figure {
 		return []figure{
-			{ID: id + "-lost", Name: name + ": lost", Unit: "packets", Zero: true, Between: between + "; 100 Hz pings of one flow each through all 50 routers, both ways: echoes not answered"},
+			{ID: id + "-lost", Name: name + ": lost", Unit: "packets", Zero: true, Between: between + "; pings of one flow each, at 100 Hz both ways through 10 routers and at 25 Hz to the floating IPs of the other 40: echoes not answered"},
 			{ID: id + "-moved", Name: "same: routers that moved", Unit: "routers", Zero: true, Between: "the same time"},
 		}
 	}
@@ -43,20 +43,48 @@ func measureAgents(id string, end ending) func(context.Context, *bench, samples)
 			return err
 		}
 		for range b.rounds() {
-			if err := b.unscathed(ctx, got, id, func() error {
-				if err := b.every(ctx, nodes, lab.AgentDaemon, end); err != nil {
-					return err
-				}
-				if err := b.every(ctx, nodes, lab.AgentDaemon, (*lab.Host).Start); err != nil {
-					return err
-				}
-				return b.whole(ctx)
-			}); err != nil {
+			if err := b.unscathed(ctx, got, id, func() error { return b.restartAgents(ctx, nodes, end) }); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+}
+
+// restartAgents returns when every new agent has described itself, which it does once it has a complete view.
+func (b *bench) restartAgents(ctx context.Context, nodes []lab.HostInfo, end ending) error {
+	before, err := b.startTimes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.every(ctx, nodes, lab.AgentDaemon, end); err != nil {
+		return err
+	}
+	if err := b.every(ctx, nodes, lab.AgentDaemon, (*lab.Host).Start); err != nil {
+		return err
+	}
+	if err := until(ctx, "all agents are new", func() (bool, error) {
+		now, err := b.startTimes(ctx)
+		for node, began := range now {
+			if !began.After(before[node]) {
+				return false, fmt.Errorf("%s is not", node)
+			}
+		}
+		return err == nil, err
+	}); err != nil {
+		return err
+	}
+	return b.whole(ctx)
+}
+
+// startTimes are when the nodes' agents began, as the API has it.
+func (a *api) startTimes(ctx context.Context) (map[string]time.Time, error) {
+	got, err := a.ListNodes(ctx, &weftv1.ListNodesRequest{})
+	out := map[string]time.Time{}
+	for _, n := range got.GetNodes() {
+		out[n.GetId()] = n.GetStartTime().AsTime()
+	}
+	return out, err
 }
 
 // every does something to a daemon of hosts, at once.
