@@ -23,8 +23,11 @@ func (s *session) fault() *cobra.Command {
 		s.daemonFault("start", "Start a daemon that was killed or stopped", act((*lab.Host).Start)),
 		s.powerFault("power-off", "Kill a host as loss of power does", (*lab.Host).PowerOff),
 		s.powerFault("power-on", "Boot a host with the disk that it had", (*lab.Host).PowerOn),
-		s.cableFault("cut", "Lose all frames between a host and a network", (*lab.Host).Cut),
-		s.cableFault("heal", "Undo cut", (*lab.Host).Heal),
+		s.powerFault("reboot", "Switch a host off and on, with its disk", (*lab.Host).Reboot),
+		s.powerFault("restart-ovs", "Restart Open vSwitch with ovs-ctl, as an upgrade does", (*lab.Host).RestartOVS),
+		s.cableFault("cut", "Lose all frames between a host and a network; the host sees nothing", (*lab.Host).Cut),
+		s.cableFault("cut-carrier", "Break the cable between a host and a network; the host's device has no carrier", (*lab.Host).CutCarrier),
+		s.cableFault("heal", "Undo cut and cut-carrier", (*lab.Host).Heal),
 	)
 	return cmd
 }

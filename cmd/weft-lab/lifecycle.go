@@ -73,6 +73,43 @@ func (s *session) down() *cobra.Command {
 	return cmd
 }
 
+func (s *session) list() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the labs on this machine", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			names, err := lab.Names()
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "LAB\tHOSTS\tON\tVMS")
+			for _, name := range names {
+				fmt.Fprintln(w, s.summary(name))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+// summary is a lab's line in the list. Of one that is broken it says what is wrong.
+func (s *session) summary(name string) string {
+	l, err := lab.Open(name, s.log())
+	if err != nil {
+		return fmt.Sprintf("%s\t%v", name, err)
+	}
+	status, err := l.Status()
+	if err != nil {
+		return fmt.Sprintf("%s\t%v", name, err)
+	}
+	on := 0
+	for _, h := range status.Hosts {
+		if h.Power == "on" {
+			on++
+		}
+	}
+	return fmt.Sprintf("%s\t%d\t%d\t%d", name, len(status.Hosts), on, len(status.VMs))
+}
+
 func (s *session) env() *cobra.Command {
 	return &cobra.Command{
 		Use: "env", Short: `Print the shell's settings for this lab: eval "$(weft-lab env)"`, Args: cobra.NoArgs,

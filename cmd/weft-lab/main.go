@@ -17,6 +17,9 @@ import (
 	"github.com/weft-sdn/weft/e2e/lab"
 )
 
+// version is set by the linker.
+var version = "unknown"
+
 func main() {
 	lab.BecomeHost()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -57,6 +60,7 @@ func newCommand() *cobra.Command {
 	s := &session{}
 	root := &cobra.Command{
 		Use:           "weft-lab",
+		Version:       version,
 		Short:         "A fleet of simulated hosts on this machine, running weft",
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -67,7 +71,7 @@ func newCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&s.name, "lab", name, "name of the lab (environment: WEFT_LAB)")
 	root.PersistentFlags().CountVarP(&s.verbose, "verbose", "v", "say what is done, host by host")
-	root.AddCommand(s.up(), s.down(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault(), s.check())
+	root.AddCommand(s.up(), s.down(), s.list(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault(), s.check())
 	return root
 }
 

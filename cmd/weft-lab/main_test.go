@@ -145,11 +145,17 @@ func faultCommands(s shell) {
 	s.ok("fault", "cut", "net1", "external")
 	s.shows("ext1", "status")
 	s.ok("fault", "heal", "net1", "external")
+	s.ok("fault", "cut-carrier", "net1", "tenant")
+	s.shows("tenant (no carrier)", "status")
+	s.ok("fault", "heal", "net1", "tenant")
+	s.ok("fault", "restart-ovs", "net1")
 	s.ok("fault", "power-off", "cmp1")
 	s.shows(`"power": "off"`, "status", "-o", "json")
 	s.fails("powered off", "exec", "cmp1", "--", "true")
 	s.ok("fault", "power-on", "cmp1")
 	s.shows("br-int", "exec", "cmp1", "--", "ovs-vsctl", "list-br")
+	s.ok("fault", "reboot", "cmp1")
+	s.shows(s.name, "list")
 }
 
 func FuzzParsePort(f *testing.F) {

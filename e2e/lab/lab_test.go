@@ -183,7 +183,9 @@ func TestFleetOfOpenVSwitchHosts(t *testing.T) {
 		{"flat and tagged frames reach the outside host", flatAndTaggedReachOutside},
 		{"cut loses frames until heal", cutLosesFramesUntilHeal},
 		{"a paused daemon resumes", pausedDaemonResumes},
+		{"a broken cable is seen by its host", brokenCableIsSeen},
 		{"a restarted vswitchd has its addresses back", restartedVSwitchHasAddresses},
+		{"a restart of Open vSwitch keeps flows and addresses", restartOfOVSKeepsFlows},
 		{"power-off ends everything and power-on keeps the disk", powerCycleKeepsTheDisk},
 		{"a host that was killed boots again", killedHostBootsAgain},
 		{"a failed VM leaves nothing", failedVMLeavesNothing},
@@ -399,6 +401,56 @@ func cutLosesFramesUntilHeal(t *testing.T, l *lab.Lab) {
 		t.Fatal(err)
 	}
 	awaitPing(t, net1.Space, "203.0.113.1")
+}
+
+func brokenCableIsSeen(t *testing.T, l *lab.Lab) {
+	cmp1 := host(t, l, "cmp1")
+	carrier := func(want bool) {
+		t.Helper()
+		if out := exec(t, cmp1.Space, "ip", "-br", "link", "show", "eth-phy"); strings.Contains(out, "LOWER_UP") != want {
+			t.Errorf("carrier should be %v: %s", want, out)
+		}
+	}
+	carrier(true)
+	for range 2 { // the second changes nothing
+		if err := cmp1.CutCarrier(lab.Underlay); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carrier(false)
+	silent(t, cmp1.Space, "10.31.0.102")
+	if status, err := l.Status(); err != nil || !strings.Contains(fmt.Sprint(status), "underlay (no carrier)") {
+		t.Errorf("%v %v", status, err)
+	}
+	if err := cmp1.Reboot(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	carrier(false)
+	if err := cmp1.Heal(lab.Underlay); err != nil {
+		t.Fatal(err)
+	}
+	carrier(true)
+	awaitPing(t, cmp1.Space, "10.31.0.102")
+}
+
+func restartOfOVSKeepsFlows(t *testing.T, l *lab.Lab) {
+	cmp1, ctx := host(t, l, "cmp1"), within(t)
+	exec(t, cmp1.Space, "ovs-ofctl", "add-flow", "br-tenant", "table=7,cookie=0x77,actions=drop")
+	before, err := cmp1.Processes(lab.VSwitchDaemon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmp1.RestartOVS(ctx); err != nil {
+		t.Fatal(err)
+	}
+	after, err := cmp1.Processes(lab.VSwitchDaemon)
+	if err != nil || len(after) != 1 || after[0].PID == before[0].PID {
+		t.Errorf("ovs-vswitchd was %v and is %v, %v", before, after, err)
+	}
+	if out := exec(t, cmp1.Space, "ovs-ofctl", "dump-flows", "br-tenant", "table=7"); !strings.Contains(out, "cookie=0x77") {
+		t.Errorf("the flow is gone: %s", out)
+	}
+	awaitPing(t, cmp1.Space, "10.31.0.102")
 }
 
 func pausedDaemonResumes(t *testing.T, l *lab.Lab) {

@@ -87,10 +87,13 @@ func (l *Lab) plugCables(h HostInfo) error {
 		if err := w.plug(link); err != nil {
 			return err
 		}
-		if s.isCut(h.Name, link.Network) {
-			continue
+		if s.isCut(cut{Host: h.Name, Network: link.Network, Carrier: true}) {
+			err = w.darken(link)
 		}
-		if err := w.join(link); err != nil {
+		if !s.isCut(cut{Host: h.Name, Network: link.Network}) {
+			err = errors.Join(err, w.join(link))
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -192,6 +195,20 @@ func (w *wiring) leave(link Link) error {
 	return nil
 }
 
+// darken takes the switch's end down, so that the host's end loses its carrier; lighten undoes it.
+func (w *wiring) darken(link Link) error {
+	port, err := w.patch.LinkByName(link.SwitchPort)
+	if err != nil {
+		return fmt.Errorf("find switch port %s: %w", link.SwitchPort, err)
+	}
+	if err := w.patch.LinkSetDown(port); err != nil {
+		return fmt.Errorf("set switch port %s down: %w", link.SwitchPort, err)
+	}
+	return nil
+}
+
+func (w *wiring) lighten(link Link) error { return setUp(w.patch, link.SwitchPort) }
+
 func setUp(handle *netlink.Handle, device string) error {
 	link, err := handle.LinkByName(device)
 	if err != nil {
@@ -220,19 +237,27 @@ func addAddress(handle *netlink.Handle, device string, address netip.Prefix) err
 const AllExternal = "external"
 
 // Cut takes a host's cable out of a network's switch: Underlay, Management, Tenant, "ext1", …, or AllExternal. Its carrier
-// stays up; frames are lost. A cut survives power cycles until Heal. Idempotent; works on a host that is off.
-func (h *Host) Cut(network string) error {
-	return h.rewire(network, (*wiring).leave, func(s *state, c cut) {
-		if !slices.Contains(s.Cuts, c) {
+// stays up; frames are lost, as when something in the fabric breaks. A cut survives power cycles until Heal. Idempotent;
+// works on a host that is off.
+func (h *Host) Cut(network string) error { return h.breakCable(network, (*wiring).leave, false) }
+
+// CutCarrier breaks a host's cable so that the host sees it: the device loses its carrier (RUNNING is off, ip-link(8) says
+// NO-CARRIER). Otherwise as Cut.
+func (h *Host) CutCarrier(network string) error { return h.breakCable(network, (*wiring).darken, true) }
+
+func (h *Host) breakCable(network string, act func(*wiring, Link) error, carrier bool) error {
+	return h.rewire(network, act, func(s *state, c cut) {
+		if c.Carrier = carrier; !s.isCut(c) {
 			s.Cuts = append(s.Cuts, c)
 		}
 	})
 }
 
-// Heal undoes Cut. Idempotent.
+// Heal undoes Cut and CutCarrier. Idempotent.
 func (h *Host) Heal(network string) error {
-	return h.rewire(network, (*wiring).join, func(s *state, c cut) {
-		s.Cuts = slices.DeleteFunc(s.Cuts, func(have cut) bool { return have == c })
+	mend := func(w *wiring, link Link) error { return errors.Join(w.join(link), w.lighten(link)) }
+	return h.rewire(network, mend, func(s *state, c cut) {
+		s.Cuts = slices.DeleteFunc(s.Cuts, func(have cut) bool { return have.Host == c.Host && have.Network == c.Network })
 	})
 }
 

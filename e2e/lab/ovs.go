@@ -86,6 +86,40 @@ func (l *Lab) startVSwitch(ctx context.Context, h HostInfo) error {
 	return l.addressInternalPorts(ctx, h)
 }
 
+// ovsCtl is where Debian has it.
+const ovsCtl = "/usr/share/openvswitch/scripts/ovs-ctl"
+
+// RestartOVS restarts Open vSwitch as its package's upgrade does, with ovs-ctl(8): it saves the flows, restarts both daemons
+// and restores the flows before they take effect. The host's addresses are put back as soon as its internal ports appear,
+// as a network manager would. It returns when all is back.
+func (h *Host) RestartOVS(ctx context.Context) error {
+	info, err := h.now()
+	if err != nil {
+		return err
+	}
+	addressing, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.lab.keepAddresses(addressing, info)
+	}()
+	_, err = h.Exec(ctx, ovsCtl, "--no-record-hostname", "--system-id="+info.Name, "restart")
+	stop()
+	<-done
+	if err != nil {
+		return err
+	}
+	return h.lab.addressInternalPorts(ctx, info)
+}
+
+// keepAddresses gives devices that come anew their addresses, until the context ends. What it can't do is done, or its
+// failure reported, when all is over.
+func (l *Lab) keepAddresses(ctx context.Context, h HostInfo) {
+	for pause(ctx, 10*time.Millisecond) == nil {
+		_ = l.addressInternalPorts(ctx, h) // the device is not there now
+	}
+}
+
 // addressInternalPorts does what a host's network manager does when a device appears. With the userspace datapath an
 // internal port is a tap device that dies with ovs-vswitchd and comes back bare.
 func (l *Lab) addressInternalPorts(ctx context.Context, h HostInfo) error {

@@ -76,6 +76,14 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	return nil
 }
 
+// Reboot switches a host off and on: its disk stays, all else is empty, /run too.
+func (h *Host) Reboot(ctx context.Context) error {
+	if err := h.PowerOff(ctx); err != nil {
+		return err
+	}
+	return h.PowerOn(ctx)
+}
+
 func (l *Lab) bootWithDaemons(ctx context.Context, software Software, h HostInfo) error {
 	if err := l.boot(ctx, h); err != nil {
 		return err

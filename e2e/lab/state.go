@@ -35,10 +35,11 @@ type state struct {
 	VMs         []VMInfo   `json:"vms,omitempty"`
 }
 
-// cut is an unplugged cable.
+// cut is a broken cable.
 type cut struct {
 	Host    string `json:"host"`
 	Network string `json:"network"`
+	Carrier bool   `json:"carrier,omitempty"` // the carrier is lost too
 }
 
 // VMInfo is what a lab knows of one VM.
@@ -66,9 +67,7 @@ func (s *state) vm(name string) (*VMInfo, error) {
 	return &s.VMs[i], nil
 }
 
-func (s *state) isCut(host, network string) bool {
-	return slices.Contains(s.Cuts, cut{Host: host, Network: network})
-}
+func (s *state) isCut(c cut) bool { return slices.Contains(s.Cuts, c) }
 
 // load reads lab.json as of now. Readers need no lock: the file is replaced as a whole.
 func (l *Lab) load() (*state, error) {

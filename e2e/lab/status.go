@@ -18,7 +18,7 @@ type HostStatus struct {
 	HostInfo
 	Power   string         `json:"power"` // "on", "off", or "dead" when its pid 1 ended without PowerOff
 	Daemons []DaemonStatus `json:"daemons"`
-	Cuts    []string       `json:"cuts"` // networks that Cut took from it
+	Cuts    []string       `json:"cuts"` // networks that Cut took from it, or CutCarrier: "ext1 (no carrier)"
 }
 
 // DaemonStatus tells of a daemon that has at least one live process.
@@ -49,7 +49,11 @@ func (s *state) hostStatus(h HostInfo) (HostStatus, error) {
 	status := HostStatus{HostInfo: h, Power: "off"}
 	for _, c := range s.Cuts {
 		if c.Host == h.Name {
-			status.Cuts = append(status.Cuts, c.Network)
+			text := c.Network
+			if c.Carrier {
+				text += " (no carrier)"
+			}
+			status.Cuts = append(status.Cuts, text)
 		}
 	}
 	if !h.On() {
