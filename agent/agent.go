@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weft-sdn/weft/agent/desired"
@@ -34,6 +36,10 @@ type Options struct {
 	Version string
 	// Log gets what an operator should read. Required.
 	Log *slog.Logger
+	// Metrics is where the agent's metrics are registered and what Config.MetricsListen serves; nil for one of its own.
+	Metrics *prometheus.Registry
+	// auditPeriod is the period of the audit; 0 for the usual.
+	auditPeriod time.Duration
 }
 
 // Agent is one node's agent. Everything in it belongs to the goroutine of Run.
@@ -49,6 +55,8 @@ type Agent struct {
 	workers   *workers
 	services  *services
 	publisher *publisher
+	questions *questions
+	metrics   *metrics
 
 	view    *view.View
 	planner *plan.Planner
@@ -70,6 +78,10 @@ type Agent struct {
 	// found are the units that an earlier agent built, until it is known which of them stay.
 	found []unit
 
+	// audit is what is left of a round, auditTick makes its next step.
+	audit     round
+	auditTick <-chan time.Time
+
 	// retired are bridges that an earlier agent was told to use and this one is not: its flows are still to be taken off.
 	retired map[string]bool
 	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
@@ -86,6 +98,9 @@ type Agent struct {
 	builtAt map[unit]any             // what they last built
 	short   map[string]bool          // networks for which there is no local VLAN left
 	reports map[unit]map[string]bool // keys of the reports made for a unit
+
+	changed time.Time          // when the oldest change of what is desired came that is not on the bridges; zero for none
+	served  map[unit]time.Time // units that are to become different -> since when
 }
 
 // Run runs an agent until the context ends. It leaves everything on the host as it is then: traffic goes on, and the next
@@ -103,14 +118,23 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.close()
+	if address := o.Config.MetricsListen; address != "" {
+		if _, err := serveMetrics(ctx, address, a.metrics.registry, o.Log); err != nil {
+			return err
+		}
+	}
 	go a.publisher.run(ctx)
-	a.alive = sync.OnceFunc(func() { go live(ctx, store.New(client), o.Config, a.self(), o.Log) })
+	tick := time.NewTicker(cmp.Or(o.auditPeriod, auditPeriod) / auditSteps)
+	defer tick.Stop()
+	a.auditTick = tick.C
+	a.alive = sync.OnceFunc(func() { go live(ctx, store.New(client), o.Config, a.self(), o.Log, a.metrics.heard) })
 	a.log.Info("agent started", "node", a.cfg.Node, "version", a.version)
 	return a.loop(ctx)
 }
 
-// maxBuilds is how many routers and DHCP servers are built at once: enough that one that hangs leaves room for others.
-const maxBuilds = 16
+// maxBuilds is how many routers are built at once, and how many DHCP servers: enough that one that hangs leaves room for
+// others. See workers.
+const maxBuilds = 8
 
 func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	client, err := ovs.Start(ovs.Options{Endpoint: o.Config.OVSDB, Logger: o.Log})
@@ -118,6 +142,11 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		return nil, err
 	}
 	made := make(chan []string)
+	metrics, err := newMetrics(o.Metrics)
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
 	services, err := newServices(ctx, o.Config, newSwitching(client, made), o.Log)
 	if err != nil {
 		client.Close()
@@ -126,15 +155,16 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	a := &Agent{
 		cfg: o.Config, version: o.Version, log: o.Log,
 		mirror: mirror.New(s, mirror.Options{Log: o.Log}), ovs: client, watch: client.Watch(),
-		workers:  newWorkers(ctx, maxBuilds, services.build, soon),
-		services: services, publisher: newPublisher(s, o.Config.Node, o.Log),
+		workers:  newWorkers(ctx, maxBuilds, builders{services.build, services.audit, soon, busy}),
+		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
 		made: made, devices: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
-		short: map[string]bool{}, reports: map[unit]map[string]bool{},
+		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
-	return a, nil
+	services.metrics, a.publisher.metrics = metrics, metrics
+	return a, metrics.observe(a)
 }
 
 // refuse notes that a bridge did not take a flow.
@@ -181,18 +211,23 @@ func (a *Agent) loop(ctx context.Context) error {
 	if err := a.prepare(ctx); err != nil {
 		return err
 	}
+	a.mirror.Follow(questionScope, mirror.Under(keys.Asks(a.cfg.Node)))
 	a.follow()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.mirror.Wake():
-			a.view.Apply(a.mirror.Take(), a.dirty)
+			a.view.Apply(a.takeQuestions(ctx, a.mirror.Take()), a.dirty)
 			a.follow()
+			if a.changed.IsZero() && !a.dirty.Empty() {
+				a.changed = time.Now()
+			}
 		case <-a.watch.Ready():
 			a.ovsChanged()
 		case c := <-a.bridges.up:
 			a.forgive(c.bridge)
+			a.metrics.resyncs.WithLabelValues(c.bridge).Inc()
 			a.bridges.connect(c, a.planner.Flows(c.bridge))
 			if br := a.bridges.all[c.bridge]; br != nil && br.synced {
 				delete(a.retired, c.bridge) // its plan was empty
@@ -205,6 +240,10 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.built(o)
 		case exit := <-a.services.dhcp.Exits():
 			a.dhcpDied(exit)
+		case d := <-a.bridges.drifted:
+			a.bridgeDrifted(d)
+		case <-a.auditTick:
+			a.auditStep()
 		case <-a.retry:
 			a.retry = nil
 		case <-a.prune:
@@ -263,6 +302,7 @@ func (a *Agent) ovsChanged() {
 	}
 	if changes.Everything {
 		a.fullOVS = true
+		a.metrics.resyncs.WithLabelValues("ovsdb").Inc()
 	}
 	a.suspect(changes)
 	now := a.readFacts(snap, a.facts.VLANs)
@@ -331,6 +371,10 @@ func (a *Agent) built(o outcome) {
 	} else {
 		a.units[o.unit], a.builtAt[o.unit] = o.err, o.want
 	}
+	if since, ok := a.served[o.unit]; ok && o.err == nil {
+		a.metrics.convergence.WithLabelValues(o.unit.kind).Observe(time.Since(since).Seconds())
+		delete(a.served, o.unit)
+	}
 	a.reportUnit(o.unit)
 }
 
@@ -359,6 +403,10 @@ func (a *Agent) step(ctx context.Context) {
 	}
 	if a.bridges.synced() {
 		a.alive()
+		if !a.changed.IsZero() && a.dirty.Empty() {
+			a.metrics.convergence.WithLabelValues(keys.KindPort).Observe(time.Since(a.changed).Seconds())
+			a.changed = time.Time{}
+		}
 		a.reportPorts()
 		a.writeTags(ctx)
 		a.releaseVLANs(ctx)
@@ -468,6 +516,9 @@ func (a *Agent) setUnit(u unit, want any, remove bool) {
 	if remove {
 		want = nil
 	}
+	if _, waits := a.served[u]; !waits {
+		a.served[u] = time.Now()
+	}
 	a.workers.set(u, want)
 }
 
@@ -483,16 +534,14 @@ func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
 		return
 	}
 	if a.fullOVS {
-		change.Ports = a.planner.Ports()
+		change = a.wholeChange()
 		clear(a.tags)
-		if !a.careful {
-			a.surplus(&change)
-		}
 	} else {
 		change.Ports = a.withSuspects(a.postponeTags(delta.Ports))
+		change.BridgeIDs = a.vlanNotes()
+		a.postponeDevices(&change)
 	}
 	a.suspected = nil
-	a.postponeDevices(&change)
 	for _, p := range delta.GonePorts {
 		delete(a.devices, p.Name)
 		delete(a.tags, p.Name)
@@ -501,10 +550,17 @@ func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
 			a.gone(&change, p.Name)
 		}
 	}
-	if notes := a.vlanNotes(); len(notes) > 0 {
-		change.BridgeIDs = append(change.BridgeIDs, ovs.BridgeIDs{Bridge: plan.BrInt, Set: notes})
-	}
 	a.ensureOVS(ctx, change)
+}
+
+// wholeChange is all that the plan wants of OVSDB.
+func (a *Agent) wholeChange() ovs.Change {
+	change := ovs.Change{Bridges: plan.Bridges(&a.facts), Ports: a.planner.Ports(), BridgeIDs: a.vlanNotes()}
+	if !a.careful {
+		a.surplus(&change)
+	}
+	a.postponeDevices(&change)
+	return change
 }
 
 // ensureOVS makes a change; when it fails, the whole is compared soon.
@@ -521,6 +577,7 @@ func (a *Agent) ensureOVS(ctx context.Context, change ovs.Change) {
 		return
 	}
 	a.fullOVS = false
+	a.metrics.ovsdbWrites.Add(uint64(result.Operations))
 	a.noteRefused(change, result)
 }
 
@@ -617,7 +674,7 @@ func (a *Agent) assignVLANs() {
 }
 
 // vlanNotes are the local VLANs that br-int's external_ids do not hold yet.
-func (a *Agent) vlanNotes() map[string]string {
+func (a *Agent) vlanNotes() []ovs.BridgeIDs {
 	var kept map[string]string
 	if b := a.ovs.Snapshot().Bridges[plan.BrInt]; b != nil {
 		kept = b.ExternalIDs
@@ -628,7 +685,10 @@ func (a *Agent) vlanNotes() map[string]string {
 			out[vlanKey+network] = value
 		}
 	}
-	return out
+	if len(out) == 0 {
+		return nil
+	}
+	return []ovs.BridgeIDs{{Bridge: plan.BrInt, Set: out}}
 }
 
 // releaseVLANs takes local VLANs back that nothing on the host uses any more. It runs when all bridges have the plan, so

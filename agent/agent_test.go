@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/agent/ovs/ovstest"
@@ -28,11 +29,14 @@ type site struct {
 	etcd  *storetest.Server
 	store *store.Store
 	cfg   Config
+
+	metrics     *prometheus.Registry
+	auditPeriod time.Duration
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{T: t, ovs: ovstest.Start(t), etcd: storetest.Start(t)}
+	s := &site{T: t, ovs: ovstest.Start(t), etcd: storetest.Start(t), metrics: prometheus.NewRegistry()}
 	s.store = s.etcd.Store()
 	s.cfg = Config{
 		Node: "n1", Etcd: []string{s.etcd.Endpoint()}, TunnelIP: "127.0.0.1", DatapathType: "netdev",
@@ -52,7 +56,9 @@ func (s *site) run() (stop func()) {
 	ctx, cancel := context.WithCancel(s.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Config: s.cfg, Version: "test", Log: slog.New(slog.NewTextHandler(s.Output(), nil))})
+		done <- Run(ctx, Options{
+			Config: s.cfg, Version: "test", Log: slog.New(slog.NewTextHandler(s.Output(), nil)), Metrics: s.metrics, auditPeriod: s.auditPeriod,
+		})
 	}()
 	stopped := false
 	stop = func() {

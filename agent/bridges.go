@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/weft-sdn/weft/agent/flow"
@@ -21,7 +22,9 @@ type bridge struct {
 	synced bool
 	// refused are the cookies of flows that the bridge did not take on this connection, by place.
 	refused map[flow.Key]uint64
-	stop    context.CancelFunc
+	// said are the places whose being a stranger's has been logged on this connection.
+	said map[flow.Key]bool
+	stop context.CancelFunc
 }
 
 // connected is a new connection to a bridge.
@@ -40,15 +43,19 @@ type bridges struct {
 	all    map[string]*bridge
 	// careful: the plan may lack what could not be read, so no flow is deleted that it does not have.
 	careful bool
-	// up delivers new connections, down the names of bridges whose connection was lost.
-	up   chan connected
-	down chan string
+	// up delivers new connections, down the names of bridges whose connection was lost, drifted how those differ from the
+	// plan that an audit found to.
+	up      chan connected
+	down    chan string
+	drifted chan drift
+	// writes counts the flows added and deleted.
+	writes atomic.Uint64
 }
 
 func newBridges(ctx context.Context, runDir string, refuse func(string, flow.Key, error), log *slog.Logger) *bridges {
 	return &bridges{
 		runDir: runDir, refuse: refuse, log: log, ctx: ctx, all: map[string]*bridge{},
-		up: make(chan connected), down: make(chan string),
+		up: make(chan connected), down: make(chan string), drifted: make(chan drift),
 	}
 }
 
@@ -126,13 +133,13 @@ func (b *bridges) connect(c connected, flows []flow.Flow) {
 		return
 	}
 	br.close()
-	br.conn, br.refused = c.conn, map[flow.Key]uint64{}
+	br.conn, br.refused, br.said = c.conn, map[flow.Key]uint64{}, map[flow.Key]bool{}
 	b.sync(br, flows)
 }
 
 // sync makes the bridge's flows of weft exactly the plan, but for flows that the bridge refuses: each takes itself out,
-// not the others with it.
-func (b *bridges) sync(br *bridge, flows []flow.Flow) {
+// not the others with it. It returns how many were added and deleted.
+func (b *bridges) sync(br *bridge, flows []flow.Flow) (written int) {
 	ctx, cancel := context.WithTimeout(b.ctx, flowTimeout)
 	defer cancel()
 	for {
@@ -146,15 +153,45 @@ func (b *bridges) sync(br *bridge, flows []flow.Flow) {
 		}
 		if err != nil {
 			b.broken(br, err)
-			return
+			return 0
 		}
 		br.synced = true
 		if result.Added+result.Deleted > 0 {
 			b.log.Info("flows synced", "bridge", br.name, "flows", len(flows), "added", result.Added, "deleted", result.Deleted)
 		}
 		b.report(br, result)
+		return result.Added + result.Deleted
+	}
+}
+
+// drift is what an audit of a bridge found.
+type drift struct {
+	bridge string
+	found  openflow.Difference
+}
+
+// inspect compares a bridge with the plan, beside the loop. The plan may have changed when its result is delivered.
+func (b *bridges) inspect(name string, flows []flow.Flow) {
+	br := b.all[name]
+	if br == nil || !br.synced {
 		return
 	}
+	conn, want, careful := br.conn, br.allowed(flows), b.careful
+	go func() {
+		ctx, cancel := context.WithTimeout(b.ctx, flowTimeout)
+		defer cancel()
+		d, err := conn.Diff(ctx, want)
+		if careful {
+			d.Surplus = nil
+		}
+		if err != nil || d.Empty() {
+			return // a connection that does not answer is lost, and the next one syncs everything
+		}
+		select {
+		case <-b.ctx.Done():
+		case b.drifted <- drift{name, d}:
+		}
+	}()
 }
 
 // apply writes a change, or leaves it to the next sync when the bridge is not in sync.
@@ -205,8 +242,12 @@ func (b *bridges) refusedSome(br *bridge, err error) bool {
 }
 
 func (b *bridges) report(br *bridge, result openflow.Result) {
+	b.writes.Add(uint64(result.Added + result.Deleted))
 	for _, c := range result.Conflicts {
-		b.log.Error("a flow is left out", "bridge", br.name, "error", c)
+		if !br.said[c.Flow.Key()] {
+			b.log.Error("a flow is left out", "bridge", br.name, "error", c)
+			br.said[c.Flow.Key()] = true
+		}
 		b.refuse(br.name, c.Flow.Key(), c)
 	}
 }

@@ -7,6 +7,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -56,6 +57,9 @@ type Config struct {
 	OVSRunDir string `json:"ovs_run_dir"`
 	// LeaseSeconds is after how long without a sign of life the node counts as dead (default 10).
 	LeaseSeconds int `json:"lease_seconds"`
+	// MetricsListen is the address, as 127.0.0.1:9465, at which Prometheus finds /metrics (default empty: nowhere). On a
+	// loopback address Go's profiles are at /debug/pprof/ too.
+	MetricsListen string `json:"metrics_listen"`
 	// LogLevel is debug, info, warn or error (default info).
 	LogLevel string `json:"log_level"`
 }
@@ -116,6 +120,10 @@ func (c *Config) Validate() error {
 	check(c.BFDMultiplier >= 2 && c.BFDMultiplier <= 50, "bfd_multiplier: %d is not between 2 and 50", c.BFDMultiplier)
 	check(filepath.IsAbs(c.StateDir), "state_dir: %q is not an absolute path", c.StateDir)
 	check(c.LeaseSeconds >= 2, "lease_seconds: %d is less than 2", c.LeaseSeconds)
+	if c.MetricsListen != "" {
+		_, _, err := net.SplitHostPort(c.MetricsListen)
+		check(err == nil, "metrics_listen: %q is not an address and a port, such as 127.0.0.1:9465", c.MetricsListen)
+	}
 	errs = append(errs, c.mappings()...)
 	return errors.Join(errs...)
 }

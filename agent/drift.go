@@ -21,7 +21,9 @@ func (a *Agent) suspect(changes ovs.Changes) {
 		changed[name] = true
 	}
 	for _, p := range a.planner.PortsNamed(changed) {
-		if p.Type != desired.PortForeign { // of a VM's port only the tag is weft's
+		if p.Type == desired.PortForeign { // of a VM's port only the tag is weft's, and is written when the port works
+			a.tags[p.Name] = p
+		} else {
 			a.suspectPort(p.Name)
 		}
 	}

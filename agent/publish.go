@@ -26,6 +26,8 @@ type publisher struct {
 	wake  chan struct{}
 	// relist is how often what is in the store is read anew: somebody may have deleted some of it, or restored a backup.
 	relist time.Duration
+	// metrics may be nil.
+	metrics *metrics
 
 	mu sync.Mutex
 	// want is what should be there, have what is known to be; a key in neither is not there.
@@ -250,21 +252,26 @@ func (p *publisher) write(ctx context.Context, changes []change) error {
 			t.Put(c.key, c.value)
 		}
 	}
+	began := time.Now()
 	_, err := p.store.Commit(ctx, &t, 0)
+	if p.metrics != nil {
+		p.metrics.stored(began, err)
+	}
 	return err
 }
 
 // live keeps the node's sign of life: a key under a lease, made anew whenever the lease is lost.
-func live(ctx context.Context, s *store.Store, cfg Config, self *storev1.Agent, log *slog.Logger) {
+// heard is called when the store has answered.
+func live(ctx context.Context, s *store.Store, cfg Config, self *storev1.Agent, log *slog.Logger, heard func()) {
 	for ctx.Err() == nil {
-		if err := liveOnce(ctx, s, cfg, self); err != nil && ctx.Err() == nil {
+		if err := liveOnce(ctx, s, cfg, self, heard); err != nil && ctx.Err() == nil {
 			log.Warn("the node's lease is lost, taking another", "error", err)
 			sleep(ctx, 500*time.Millisecond)
 		}
 	}
 }
 
-func liveOnce(ctx context.Context, s *store.Store, cfg Config, self *storev1.Agent) error {
+func liveOnce(ctx context.Context, s *store.Store, cfg Config, self *storev1.Agent, heard func()) error {
 	granting, cancel := context.WithTimeout(ctx, cfg.lease())
 	defer cancel()
 	lease, err := s.Client().Grant(granting, int64(cfg.LeaseSeconds))
@@ -280,7 +287,8 @@ func liveOnce(ctx context.Context, s *store.Store, cfg Config, self *storev1.Age
 	if err != nil {
 		return fmt.Errorf("keep the lease: %w", err)
 	}
-	for range alive { //nolint:revive // only the channel's end matters
+	for range alive {
+		heard()
 	}
 	// A stop does not end the lease: an agent that comes back in time was never away.
 	return nil

@@ -21,7 +21,7 @@ import (
 )
 
 // buildTimeout bounds one attempt to build a router or a DHCP server, all external commands included.
-const buildTimeout = 60 * time.Second
+const buildTimeout = 20 * time.Second
 
 // services builds routers and DHCP servers with the namespace drivers. Its methods are called by the workers, for
 // different units at once.
@@ -33,6 +33,7 @@ type services struct {
 	forget   conntrack.Forgetter
 	ovs      switching
 	log      *slog.Logger
+	metrics  *metrics // nil where nothing is audited
 
 	mu sync.Mutex
 	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
@@ -97,6 +98,9 @@ func (s *services) leftovers() ([]unit, error) {
 func soon(err error) bool {
 	return errors.Is(err, errNotNumbered) || errors.Is(err, netns.ErrLinkRemains) || errors.Is(err, dhcp.ErrLinkMissing)
 }
+
+// busy reports whether an error tells that another program is in the way.
+func busy(err error) bool { return errors.Is(err, nat.ErrLocked) }
 
 // build makes a unit what is wanted.
 func (s *services) build(ctx context.Context, u unit, want any) error {

@@ -12,6 +12,7 @@ import (
 var (
 	errHost  = errors.New("the host is broken")
 	errEarly = errors.New("not yet")
+	errBusy  = errors.New("somebody else's turn")
 )
 
 // log keeps what was built, in order.
@@ -38,8 +39,15 @@ func (l *buildLog) last() any {
 
 func startWorkers(t *testing.T, limit int, build func(context.Context, unit, any) error) *workers {
 	t.Helper()
+	return startBuilders(t, limit, builders{build: build})
+}
+
+func startBuilders(t *testing.T, limit int, b builders) *workers {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	w := newWorkers(ctx, limit, build, func(err error) bool { return errors.Is(err, errEarly) })
+	b.soon = func(err error) bool { return errors.Is(err, errEarly) }
+	b.busy = func(err error) bool { return errors.Is(err, errBusy) }
+	w := newWorkers(ctx, limit, b)
 	go func() {
 		for {
 			select {
@@ -106,6 +114,120 @@ func TestAUnitThatHangsHoldsUpNoOther(t *testing.T) {
 		synctest.Wait()
 		if log.last() != "y" {
 			t.Error("the other unit was not built")
+		}
+	})
+}
+
+func TestUnitsThatHangGiveTheirSlotsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log buildLog
+		w := startWorkers(t, 2, func(ctx context.Context, _ unit, want any) error {
+			if want == "hangs" {
+				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+				defer cancel()
+				<-ctx.Done()
+				return errHost
+			}
+			log.add(want)
+			return nil
+		})
+		for _, id := range []string{"1", "2", "3", "4"} {
+			w.set(unit{"router", id}, "hangs")
+		}
+		synctest.Wait()
+		w.set(unit{"dhcp", "n"}, "of another kind")
+		synctest.Wait()
+		if log.last() != "of another kind" {
+			t.Error("units of one kind hold up those of another")
+		}
+		w.set(unit{"router", "5"}, "of the same kind")
+		synctest.Wait()
+		if w.depth() != 3 {
+			t.Errorf("%d units wait, want 3", w.depth())
+		}
+		time.Sleep(2*slotPatience + time.Second) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if log.last() != "of the same kind" {
+			t.Error("a unit waits for others that hang")
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		w.set(unit{"router", "6"}, "later")
+		synctest.Wait()
+		if log.last() != "later" {
+			t.Error("a unit waits for others that have failed before and hang again")
+		}
+	})
+}
+
+func TestAUnitThatIsInAnotherProgramsWayIsTriedSoonAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := time.Now().Add(time.Minute)
+		var log buildLog
+		w := startWorkers(t, 1, func(_ context.Context, _ unit, want any) error {
+			if time.Now().Before(free) {
+				return errBusy
+			}
+			log.add(want)
+			return nil
+		})
+		w.set(unit{"router", "r"}, "x")
+		time.Sleep(time.Minute + lastBusy) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if len(log.built) != 1 {
+			t.Error("not built soon after the other program was done")
+		}
+	})
+}
+
+func TestOnlyWhatIsBuiltAsWantedIsAudited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log, audits buildLog
+		fail := true
+		w := startBuilders(t, 1, builders{
+			build: func(_ context.Context, _ unit, want any) error {
+				log.add(want)
+				if fail {
+					return errHost
+				}
+				return nil
+			},
+			audit: func(_ context.Context, _ unit, want any) error {
+				audits.add(want)
+				if want == "broken" {
+					return errHost
+				}
+				return nil
+			},
+		})
+		u := unit{"router", "r"}
+		inspect := func() int {
+			w.inspect(u)
+			w.inspect(unit{"router", "unknown"})
+			synctest.Wait()
+			return len(audits.built)
+		}
+		w.set(u, "x")
+		synctest.Wait()
+		if inspect() != 0 {
+			t.Error("what could not be built was audited")
+		}
+		fail = false
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if n := len(log.built); inspect() != 1 || len(log.built) != n {
+			t.Errorf("%d audits, %d builds, want one and none", len(audits.built), len(log.built)-n)
+		}
+		w.set(u, "broken")
+		synctest.Wait()
+		n := len(log.built)
+		if inspect() != 2 {
+			t.Error("not audited")
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if len(log.built) != n+1 {
+			t.Errorf("after an audit that failed there were %d builds, want one", len(log.built)-n)
 		}
 	})
 }

@@ -10,18 +10,28 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 )
 
-// Diff tells how the database differs from a change: what Ensure would write or refuse, without writing it, and which of the
-// wanted ports ovs-vswitchd has not made. ErrDisconnected while there is no connection.
-func (c *Client) Diff(ch Change) ([]desired.Difference, error) {
+// Difference is how the database differs from a change.
+type Difference struct {
+	// Writes is what Ensure would write, Refused what it would refuse.
+	Writes, Refused []desired.Difference
+	// Unmade are wanted ports that the database has and ovs-vswitchd has not made.
+	Unmade []desired.Difference
+}
+
+// All lists everything that is not as it should be.
+func (d Difference) All() []desired.Difference { return slices.Concat(d.Writes, d.Refused, d.Unmade) }
+
+// Diff tells how the database differs from a change, and writes nothing. ErrDisconnected while there is no connection.
+func (c *Client) Diff(ch Change) (Difference, error) {
 	_, view, err := c.live()
 	if err != nil {
-		return nil, err
+		return Difference{}, err
 	}
 	return diff(view, ch), nil
 }
 
 // diff is pure: it reads the difference off the transaction that would mend it.
-func diff(view *Snapshot, ch Change) []desired.Difference {
+func diff(view *Snapshot, ch Change) Difference {
 	p := plan(view, ch, nil)
 	differ := map[object]bool{}
 	for _, o := range p.by {
@@ -33,12 +43,12 @@ func diff(view *Snapshot, ch Change) []desired.Difference {
 			reasons[object{r.Kind, r.Name}] = r.Err
 		}
 	}
-	var out []desired.Difference
+	var out Difference
 	add := func(o object, want, have string) {
 		if err := reasons[o]; err != nil {
-			out = append(out, desired.Difference{Kind: o.kind, Object: o.name, Desired: want, Actual: "refused: " + err.Error()})
+			out.Refused = append(out.Refused, desired.Difference{Kind: o.kind, Object: o.name, Desired: want, Actual: "refused: " + err.Error()})
 		} else if differ[o] {
-			out = append(out, desired.Difference{Kind: o.kind, Object: o.name, Desired: want, Actual: have})
+			out.Writes = append(out.Writes, desired.Difference{Kind: o.kind, Object: o.name, Desired: want, Actual: have})
 		}
 	}
 	for _, b := range ch.Bridges {
@@ -46,14 +56,14 @@ func diff(view *Snapshot, ch Change) []desired.Difference {
 	}
 	for _, port := range ch.Ports {
 		add(portObject(port.Name), portText(port), view.portText(port))
-		out = append(out, view.unmade(port)...)
+		out.Unmade = append(out.Unmade, view.unmade(port)...)
 	}
 	for _, name := range slices.Concat(ch.DeletePorts, ch.ClearTags) {
 		add(portObject(name), "", view.portText(desired.Port{Name: name, Type: desired.PortForeign}))
 	}
 	for _, ids := range ch.BridgeIDs {
 		if differ[bridgeObject(ids.Bridge)] && len(ids.Set) > 0 {
-			out = append(out, desired.Difference{Kind: "bridge", Object: ids.Bridge + " external_ids", Desired: mapText(ids.Set)})
+			out.Writes = append(out.Writes, desired.Difference{Kind: "bridge", Object: ids.Bridge + " external_ids", Desired: mapText(ids.Set)})
 		}
 	}
 	return out

@@ -38,7 +38,7 @@ func TestDiffTellsWhatIsOtherwiseAndWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, d := range d {
+	for _, d := range d.All() {
 		got = append(got, d.String())
 	}
 	slices.Sort(got)

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
@@ -51,7 +53,9 @@ func command() *cobra.Command {
 		Use: "weft-agent", Short: "Build this node's part of weft's virtual networks", Version: version,
 		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
 		RunE: with(func(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
-			return agent.Run(ctx, agent.Options{Config: cfg, Version: version, Log: log})
+			metrics := prometheus.NewRegistry()
+			metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+			return agent.Run(ctx, agent.Options{Config: cfg, Version: version, Log: log, Metrics: metrics})
 		}),
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -66,6 +70,7 @@ func command() *cobra.Command {
 	f.StringArrayVar(&mappings, "bridge-mapping", nil, "physnet:bridge, may be given several times")
 	f.StringVar(&flags.DatapathType, "datapath-type", "", "system or netdev")
 	f.StringSliceVar(&flags.Roles, "roles", nil, "compute, network")
+	f.StringVar(&flags.MetricsListen, "metrics-listen", "", "address of /metrics, such as 127.0.0.1:9465")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error")
 	return cmd
 }
@@ -84,7 +89,7 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 	}
 	for name, field := range map[string]*string{
 		"NODE": &cfg.Node, "TUNNEL_IP": &cfg.TunnelIP, "DATAPATH_TYPE": &cfg.DatapathType, "STATE_DIR": &cfg.StateDir,
-		"OVSDB": &cfg.OVSDB, "OVS_RUN_DIR": &cfg.OVSRunDir, "LOG_LEVEL": &cfg.LogLevel,
+		"OVSDB": &cfg.OVSDB, "OVS_RUN_DIR": &cfg.OVSRunDir, "LOG_LEVEL": &cfg.LogLevel, "METRICS_LISTEN": &cfg.MetricsListen,
 	} {
 		if value, ok := env("WEFT_AGENT_" + name); ok {
 			*field = value
@@ -129,6 +134,7 @@ func override(cfg *agent.Config, cmd *cobra.Command, flags agent.Config, mapping
 		"tunnel-ip":     func() { cfg.TunnelIP = flags.TunnelIP },
 		"datapath-type": func() { cfg.DatapathType = flags.DatapathType },
 		"roles":         func() { cfg.Roles = flags.Roles }, "log-level": func() { cfg.LogLevel = flags.LogLevel },
+		"metrics-listen": func() { cfg.MetricsListen = flags.MetricsListen },
 	} {
 		if cmd.Flags().Changed(name) {
 			set()
