@@ -36,7 +36,7 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{T: t, ovs: ovstest.Start(t), etcd: storetest.Start(t), metrics: prometheus.NewRegistry()}
+	s := &site{T: t, ovs: ovstest.Start(t), etcd: storetest.Start(t)}
 	s.store = s.etcd.Store()
 	s.cfg = Config{
 		Node: "n1", Etcd: []string{s.etcd.Endpoint()}, TunnelIP: "127.0.0.1", DatapathType: "netdev",
@@ -54,10 +54,12 @@ func newSite(t *testing.T) *site {
 func (s *site) run() (stop func()) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Context())
+	s.metrics = prometheus.NewRegistry()
+	metrics := s.metrics
 	done := make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Options{
-			Config: s.cfg, Version: "test", Log: slog.New(slog.NewTextHandler(s.Output(), nil)), Metrics: s.metrics, auditPeriod: s.auditPeriod,
+			Config: s.cfg, Version: "test", Log: slog.New(slog.NewTextHandler(s.Output(), nil)), Metrics: metrics, auditPeriod: s.auditPeriod,
 		})
 	}()
 	stopped := false

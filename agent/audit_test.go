@@ -169,7 +169,6 @@ func TestARestartedAgentWithNothingToDoWritesNothing(t *testing.T) {
 		t.Error("the first agent's writes are not counted")
 	}
 	stop()
-	s.metrics = prometheus.NewRegistry()
 	s.run()
 	s.whole()
 	s.eventually("every bridge is synced", func() string {
