@@ -30,6 +30,9 @@ type Entry struct {
 	Status          Status
 	// State is the TCP state (linux/netfilter/nf_conntrack_tcp.h), 0 for other protocols and where it is not told.
 	State uint8
+	// Liberal: of a TCP connection, packets of any sequence number pass, as of one that Table.Apply made or changed. It is
+	// read and not written.
+	Liberal bool
 	// Timeout is after how many seconds without a packet the entry ends.
 	Timeout uint32
 }
@@ -46,29 +49,45 @@ const (
 	dying     Status = 1 << 9
 )
 
-// TCP states that matter here.
+// TCP states that matter here (linux/netfilter/nf_conntrack_tcp.h).
 const (
 	Established uint8 = 3
-	lastAck     uint8 = 6
+
+	lastAck  uint8 = 6
+	timeWait uint8 = 7
+	closed   uint8 = 8
 )
+
+// Own reports whether a connection does not pass through: one within the namespace, or to everybody.
+func (e *Entry) Own() bool {
+	for _, a := range [][4]byte{e.Original.Source, e.Original.Target} {
+		if a[0] == 127 || a[0] >= 224 || a[0] == 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // Lasting reports whether the connection is worth knowing on another node: one that passes through and that the other end
 // would not just set up again or has ended.
 func (e *Entry) Lasting() bool {
-	for _, a := range [][4]byte{e.Original.Source, e.Original.Target} {
-		if a[0] == 127 || a[0] >= 224 || a[0] == 0 {
-			return false // the namespace's own
-		}
-	}
 	switch e.Original.Protocol {
 	case TCP:
-		return e.Status&Replied != 0 && e.State >= Established && e.State <= lastAck
+		return e.Status&Replied != 0 && e.State >= Established && e.State <= lastAck && !e.Own()
 	case UDP, ICMP:
-		return true
+		return !e.Own()
 	default:
 		return false
 	}
 }
+
+// Ended reports whether it is a TCP connection that both ends have closed, or one has reset.
+func (e *Entry) Ended() bool {
+	return e.Original.Protocol == TCP && (e.State == timeWait || e.State == closed)
+}
+
+// Told reports whether the connection may have been Lasting before.
+func (e *Entry) Told() bool { return e.Original.Protocol != TCP || e.Status&Replied != 0 }
 
 // turned is the direction back when nothing is translated. ICMP has pairs of types (RFC 792); those without one are
 // answered by nobody.

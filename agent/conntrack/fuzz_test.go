@@ -45,6 +45,10 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 		var got Entry
 		ok, err := parseEntry(appendNew(nil, &e), &got)
 		got.Status &^= confirmed
+		if got.Liberal != (e.Original.Protocol == TCP) {
+			t.Errorf("%v is liberal: %v", e, got.Liberal)
+		}
+		got.Liberal = false
 		if !ok || err != nil || got != e {
 			t.Errorf("have %+v, %v, %v; want %+v", got, ok, err, e)
 		}

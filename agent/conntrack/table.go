@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -253,7 +254,7 @@ type Event struct {
 }
 
 // Events are what happens to a namespace's connections from when they were opened; of connections that were there before,
-// some kernels tell nothing (nf_conntrack_events=2). Like a Table they keep the namespace alive, and Close may be called
+// the kernel tells nothing unless TellAll was called before they were made. Like a Table they keep the namespace alive, and Close may be called
 // at any time; one goroutine at a time may read.
 type Events struct{ s socket }
 
@@ -318,6 +319,23 @@ func readEvents(b []byte, fn func(*Event)) error {
 			return err
 		})
 	})
+}
+
+// eventsFile says of whose connections the reading thread's namespace tells: 0 none's, 1 all, 2 those that were made while
+// somebody listened (nf_conntrack-sysctl).
+const eventsFile = "/proc/sys/net/netfilter/nf_conntrack_events"
+
+// TellAll has the calling thread's namespace tell of all connections that are made from now on, and not only of those made
+// while somebody listens. Idempotent; no error where the kernel has no such choice.
+func TellAll() error {
+	b, err := os.ReadFile(eventsFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(b) > 0 && b[0] == '1':
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.WriteFile(eventsFile, []byte("1"), 0o644)
 }
 
 // Here identifies the calling thread's namespace on this host: two values are the same if the namespaces are.

@@ -78,7 +78,7 @@ func parseEntry(b []byte, e *Entry) (bool, error) {
 		case ctaTimeout:
 			return number(v, func(n uint32) { e.Timeout = n })
 		case ctaProtoinfo:
-			return parseState(v, &e.State)
+			return parseState(v, e)
 		default:
 			return nil
 		}
@@ -151,17 +151,25 @@ func parsePorts(kind uint16, v []byte, t *Tuple) error {
 	return nil
 }
 
-func parseState(b []byte, state *uint8) error {
+func parseState(b []byte, e *Entry) error {
 	return attributes(b, func(kind uint16, v []byte) error {
 		if kind != ctaProtoinfoTCP {
 			return nil
 		}
-		return attributes(v, func(kind uint16, v []byte) error {
-			if kind == ctaTCPState && len(v) == 1 {
-				*state = v[0]
+		flags := [2]byte{}
+		err := attributes(v, func(kind uint16, v []byte) error {
+			switch {
+			case kind == ctaTCPState && len(v) == 1:
+				e.State = v[0]
+			case kind == ctaTCPFlagsOrig && len(v) == 2:
+				flags[0] = v[0]
+			case kind == ctaTCPFlagsReply && len(v) == 2:
+				flags[1] = v[0]
 			}
 			return nil
 		})
+		e.Liberal = flags[0]&flags[1]&tcpLiberal != 0
+		return err
 	})
 }
 
