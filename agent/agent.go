@@ -87,15 +87,22 @@ type Agent struct {
 	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
 	suspected map[string]bool
 
-	made    chan []string            // devices that workers have made
-	devices map[string]bool          // the same, as far as the plan still has them
-	refused map[string]string        // OVS port or bridge -> why it could not be made
-	tags    map[string]desired.Port  // VMs' ports whose tag is still to be written, by name
-	ports   map[view.PortKey]bool    // ports whose report has to be made anew
-	awaited map[string]time.Time     // ports whose interface OVS is making -> since when
-	units   map[unit]error           // what the workers last said
-	waiting map[unit]time.Time       // units that wait for OVS -> since when
-	builtAt map[unit]any             // what they last built
+	made       chan []string           // devices that workers have made
+	devices    map[string]bool         // the same, as far as the plan still has them
+	refused    map[string]string       // OVS port or bridge -> why it could not be made
+	tags       map[string]desired.Port // VMs' ports whose tag is still to be written, by name
+	ports      map[view.PortKey]bool   // ports whose report has to be made anew
+	awaited    map[string]time.Time    // ports whose interface OVS is making -> since when
+	units      map[unit]error          // what the workers last said
+	waiting    map[unit]time.Time      // units that wait for OVS -> since when
+	builtAt    map[unit]any            // what they last built
+	switchDown error                   // why Open vSwitch carries nothing; nil when it does
+
+	ovsHeld  time.Time     // OVSDB is not written before: it did not take the last change
+	ovsRetry time.Duration // how long that pause is
+
+	deletionsHeld time.Time // no port is deleted before: the last ones have just been
+
 	short   map[string]bool          // networks for which there is no local VLAN left
 	reports map[unit]map[string]bool // keys of the reports made for a unit
 
@@ -242,7 +249,10 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.dhcpDied(exit)
 		case d := <-a.bridges.drifted:
 			a.bridgeDrifted(d)
-		case <-a.auditTick:
+		case conn := <-a.bridges.answered:
+			a.bridges.heard(conn)
+		case now := <-a.auditTick:
+			a.watchSwitch(now)
 			a.auditStep()
 		case <-a.retry:
 			a.retry = nil
@@ -301,7 +311,7 @@ func (a *Agent) ovsChanged() {
 		return
 	}
 	if changes.Everything {
-		a.fullOVS = true
+		a.fullOVS, a.ovsHeld, a.ovsRetry = true, time.Time{}, 0
 		a.metrics.resyncs.WithLabelValues("ovsdb").Inc()
 	}
 	a.suspect(changes)
@@ -400,6 +410,9 @@ func (a *Agent) step(ctx context.Context) {
 		a.writeFlows(delta)
 		a.markReports(dirty)
 		a.markReports(delta.Retried)
+	}
+	if a.switchDown != nil {
+		a.reportPorts()
 	}
 	if a.bridges.synced() {
 		a.alive()
@@ -522,8 +535,8 @@ func (a *Agent) setUnit(u unit, want any, remove bool) {
 	a.workers.set(u, want)
 }
 
-// ovsTimeout bounds one OVSDB transaction.
-const ovsTimeout = 10 * time.Second
+// ovsTimeout bounds one OVSDB transaction of n objects, during which the loop waits.
+func ovsTimeout(n int) time.Duration { return 2*time.Second + time.Duration(n)*5*time.Millisecond }
 
 // writeOVS makes the OVSDB part of a change in one transaction, or compares the whole.
 func (a *Agent) writeOVS(ctx context.Context, delta plan.Delta) {
@@ -565,7 +578,12 @@ func (a *Agent) wholeChange() ovs.Change {
 
 // ensureOVS makes a change; when it fails, the whole is compared soon.
 func (a *Agent) ensureOVS(ctx context.Context, change ovs.Change) {
-	ctx, cancel := context.WithTimeout(ctx, ovsTimeout)
+	if time.Now().Before(a.ovsHeld) {
+		a.fullOVS = true // the next step will do
+		return
+	}
+	more := a.fewDeletions(&change)
+	ctx, cancel := context.WithTimeout(ctx, ovsTimeout(len(change.Ports)+len(change.DeletePorts)))
 	defer cancel()
 	result, err := a.ovs.Ensure(ctx, change)
 	if err != nil {
@@ -573,12 +591,43 @@ func (a *Agent) ensureOVS(ctx context.Context, change ovs.Change) {
 		if !errors.Is(err, ovs.ErrDisconnected) {
 			a.log.Error("writing OVSDB failed, trying again", "error", err)
 		}
-		a.retry = time.After(200 * time.Millisecond)
+		// A server that does not answer leaves the loop free in between.
+		a.ovsRetry = min(max(2*a.ovsRetry, 200*time.Millisecond), 5*time.Second)
+		a.retry = time.After(a.ovsRetry)
+		a.ovsHeld = time.Now().Add(a.ovsRetry)
 		return
 	}
-	a.fullOVS = false
+	a.fullOVS, a.ovsRetry = more, 0
 	a.metrics.ovsdbWrites.Add(uint64(result.Operations))
 	a.noteRefused(change, result)
+}
+
+// Deleting ports stalls Open vSwitch's userspace datapath, and its BFD sessions with it, some 18 ms for each: a hundred at
+// once would look like a dead node. So they go in small numbers, with pauses.
+const (
+	maxDeletions   = 5
+	deletionsPause = 100 * time.Millisecond
+)
+
+// fewDeletions keeps to maxDeletions in one change, and reports whether the rest is left for later.
+func (a *Agent) fewDeletions(change *ovs.Change) (more bool) {
+	now := time.Now()
+	switch n := len(change.DeletePorts); {
+	case n == 0:
+		return false
+	case now.Before(a.deletionsHeld):
+		change.DeletePorts = nil
+	case n <= maxDeletions:
+		a.deletionsHeld = now.Add(deletionsPause)
+		return false
+	default:
+		change.DeletePorts = slices.Sorted(slices.Values(change.DeletePorts))[:maxDeletions]
+		a.deletionsHeld = now.Add(deletionsPause)
+	}
+	if a.retry == nil {
+		a.retry = time.After(deletionsPause)
+	}
+	return true
 }
 
 // noteRefused keeps the reasons why ports could not be made, for the reports.
@@ -710,7 +759,7 @@ func (a *Agent) releaseVLANs(ctx context.Context) {
 	if len(free) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, ovsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, ovsTimeout(len(free)))
 	defer cancel()
 	if _, err := a.ovs.Ensure(ctx, ovs.Change{BridgeIDs: []ovs.BridgeIDs{{Bridge: plan.BrInt, Delete: free}}}); err != nil {
 		return // the VLANs stay taken until the next time

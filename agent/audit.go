@@ -34,7 +34,10 @@ func (a *Agent) auditStep() {
 	if !a.started {
 		return
 	}
-	a.metrics.count(a.units)
+	if a.audit.step%5 == 0 { // once a second
+		a.metrics.count(a.units)
+		a.describe(a.ovs.Snapshot())
+	}
 	if a.audit.step == 0 {
 		a.audit.left = a.auditItems()
 		a.audit.per = (len(a.audit.left) + auditSteps - 1) / auditSteps

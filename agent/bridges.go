@@ -24,6 +24,7 @@ type bridge struct {
 	refused map[flow.Key]uint64
 	// said are the places whose being a stranger's has been logged on this connection.
 	said map[flow.Key]bool
+	life
 	stop context.CancelFunc
 }
 
@@ -48,6 +49,8 @@ type bridges struct {
 	up      chan connected
 	down    chan string
 	drifted chan drift
+	// answered delivers connections on which a bridge has given a sign of life.
+	answered chan *openflow.Conn
 	// writes counts the flows added and deleted.
 	writes atomic.Uint64
 }
@@ -55,7 +58,7 @@ type bridges struct {
 func newBridges(ctx context.Context, runDir string, refuse func(string, flow.Key, error), log *slog.Logger) *bridges {
 	return &bridges{
 		runDir: runDir, refuse: refuse, log: log, ctx: ctx, all: map[string]*bridge{},
-		up: make(chan connected), down: make(chan string), drifted: make(chan drift),
+		up: make(chan connected), down: make(chan string), drifted: make(chan drift), answered: make(chan *openflow.Conn),
 	}
 }
 
@@ -64,7 +67,7 @@ func (b *bridges) want(names map[string]bool) {
 	for name := range names {
 		if b.all[name] == nil {
 			ctx, stop := context.WithCancel(b.ctx)
-			b.all[name] = &bridge{name: name, stop: stop}
+			b.all[name] = &bridge{name: name, stop: stop, life: life{lost: time.Now()}}
 			go b.dial(ctx, name)
 		}
 	}
@@ -79,6 +82,7 @@ func (b *bridges) want(names map[string]bool) {
 
 func (br *bridge) close() {
 	if br.conn != nil {
+		br.life = life{lost: time.Now()}
 		_ = br.conn.Close() // nothing is lost: the plan is synced anew on the next connection
 	}
 	br.conn, br.synced = nil, false
@@ -122,8 +126,12 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// flowTimeout bounds one OpenFlow operation; when it passes the connection is made anew.
+// flowTimeout bounds an audit's reading of flows; when it passes the connection is made anew.
 const flowTimeout = 10 * time.Second
+
+// writeTimeout bounds one write of n flows, during which the loop waits: what Open vSwitch takes to carry it out, many times
+// over. When it passes the connection is made anew and everything is synced.
+func writeTimeout(n int) time.Duration { return 2*time.Second + time.Duration(n)*time.Millisecond }
 
 // connect takes over a new connection and writes the whole plan.
 func (b *bridges) connect(c connected, flows []flow.Flow) {
@@ -133,14 +141,14 @@ func (b *bridges) connect(c connected, flows []flow.Flow) {
 		return
 	}
 	br.close()
-	br.conn, br.refused, br.said = c.conn, map[flow.Key]uint64{}, map[flow.Key]bool{}
+	br.conn, br.refused, br.said, br.life = c.conn, map[flow.Key]uint64{}, map[flow.Key]bool{}, life{}
 	b.sync(br, flows)
 }
 
 // sync makes the bridge's flows of weft exactly the plan, but for flows that the bridge refuses: each takes itself out,
 // not the others with it. It returns how many were added and deleted.
 func (b *bridges) sync(br *bridge, flows []flow.Flow) (written int) {
-	ctx, cancel := context.WithTimeout(b.ctx, flowTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, writeTimeout(len(flows)))
 	defer cancel()
 	for {
 		write := br.conn.Sync
@@ -200,7 +208,7 @@ func (b *bridges) apply(name string, change *plan.FlowChange) {
 	if br == nil || !br.synced {
 		return
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, flowTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, writeTimeout(len(change.Adds)+len(change.Deletes)))
 	defer cancel()
 	for {
 		result, err := br.conn.Apply(ctx, br.allowed(change.Adds), change.Deletes)

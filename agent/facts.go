@@ -76,5 +76,14 @@ func (a *Agent) problems(s *ovs.Snapshot) []string {
 			out = append(out, fmt.Sprintf("bridge %s of physical network %s does not exist", bridge, physnet))
 		}
 	}
+	if a.switchDown != nil {
+		out = append(out, a.switchDown.Error())
+	}
+	if !s.Connected {
+		out = append(out, fmt.Sprintf("the Open vSwitch database at %s can't be reached: nothing can be plugged", a.cfg.OVSDB))
+	}
+	for _, reason := range a.planner.Problems() {
+		out = append(out, legible(reason))
+	}
 	return append(out, a.refusedPorts()...)
 }

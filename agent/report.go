@@ -124,6 +124,9 @@ func (a *Agent) portProblem(k view.PortKey, n *view.Network) error {
 	if _, err := a.invalid(keys.Network(k.Network)); err != nil {
 		return err
 	}
+	if a.switchDown != nil {
+		return a.switchDown
+	}
 	switch {
 	case n.Revision == 0:
 		return fmt.Errorf("network %s does not exist", k.Network)
@@ -206,6 +209,7 @@ func (a *Agent) reportUnit(u unit) {
 	if err != nil {
 		err = errors.Join(err, a.devicesRefused(u))
 	}
+	err = errors.Join(err, a.switchDown)
 	now := map[string]*storev1.Report{}
 	switch want := a.builtAt[u].(type) {
 	case *plan.Router:

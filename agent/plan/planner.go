@@ -128,6 +128,21 @@ func (p *Planner) conflict(of piece) error {
 	return nil
 }
 
+// Problems says which of the flows that belong to no object, those of the bridges as such and of tunnels, are not on the
+// bridges, and why. Sorted.
+func (p *Planner) Problems() []string {
+	var out []string
+	for bridge, places := range p.refused {
+		for key, reason := range places {
+			if of := p.holders[bridge][key]; of.kind == "base" || of.kind == "tunnel" {
+				out = append(out, fmt.Sprintf("bridge %s: %v", bridge, reason))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Refuse notes that the bridge did not take a flow: until the plan has another flow in its place, or Forgive. It marks the
 // object that the flow belongs to, whose report has to change.
 func (p *Planner) Refuse(bridge string, key flow.Key, reason error, dirty *view.Dirty) {

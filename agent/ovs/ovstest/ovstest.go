@@ -199,6 +199,12 @@ func (o *OVS) RestartVswitchd() {
 	o.StartVswitchd()
 }
 
+// PauseDB stops ovsdb-server without ending it, as an overloaded one looks; ResumeDB lets it go on.
+func (o *OVS) PauseDB() { o.signal(o.db, syscall.SIGSTOP) }
+
+// ResumeDB undoes PauseDB.
+func (o *OVS) ResumeDB() { o.signal(o.db, syscall.SIGCONT) }
+
 // PauseVswitchd stops ovs-vswitchd with SIGSTOP; ResumeVswitchd lets it go on.
 func (o *OVS) PauseVswitchd() { o.signal(o.vsw, syscall.SIGSTOP) }
 

@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weft-sdn/weft/agent/openflow"
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/agent/view"
+)
+
+// How long ovs-vswitchd may be away, and how long it may leave a question unanswered, before nothing on the node counts as
+// working. It starts in a fraction of the one and takes in hundreds of ports in a fraction of the other.
+const (
+	awayPatience   = time.Second
+	silentPatience = 3 * time.Second
+	probeEvery     = time.Second
+)
+
+// life is what is known of a bridge's being alive.
+type life struct {
+	// lost is when its connection was lost, or first asked for; zero while there is one.
+	lost time.Time
+	// probed is when it was last asked for a sign of life; waits: it has not given it.
+	probed time.Time
+	waits  bool
+}
+
+// probe asks the bridges for a sign of life, those that are not being asked.
+func (b *bridges) probe(now time.Time) {
+	for _, br := range b.all {
+		if br.conn == nil || br.waits || now.Sub(br.probed) < probeEvery {
+			continue
+		}
+		br.probed, br.waits = now, true
+		conn := br.conn
+		go func() {
+			if conn.Barrier(b.ctx) != nil {
+				return // the connection is lost, which is told otherwise
+			}
+			select {
+			case <-b.ctx.Done():
+			case b.answered <- conn:
+			}
+		}()
+	}
+}
+
+// heard takes in a sign of life.
+func (b *bridges) heard(conn *openflow.Conn) {
+	for _, br := range b.all {
+		if br.conn == conn {
+			br.waits = false
+		}
+	}
+}
+
+// trouble says why the bridges do not work; nil when they do, as far as is known.
+func (b *bridges) trouble(now time.Time) error {
+	br := b.all[plan.BrInt]
+	switch {
+	case br == nil:
+		return nil
+	case br.conn == nil && now.Sub(br.lost) > awayPatience:
+		return errSwitchAway
+	case br.conn != nil && br.waits && now.Sub(br.probed) > silentPatience:
+		return errSwitchSilent
+	}
+	return nil
+}
+
+var (
+	errSwitchAway   = errors.New("ovs-vswitchd is not running on this node, or has no bridge br-int: start it")
+	errSwitchSilent = fmt.Errorf("ovs-vswitchd does not answer on this node for more than %s: see its log", silentPatience)
+)
+
+// watchSwitch reports everything on the node anew when ovs-vswitchd goes away or comes back: what it does not carry is not
+// ACTIVE (promise I6).
+func (a *Agent) watchSwitch(now time.Time) {
+	if !a.started {
+		return
+	}
+	a.bridges.probe(now)
+	trouble := a.bridges.trouble(now)
+	if trouble == nil && a.switchDown != nil && !a.bridges.synced() {
+		return // it is back, but not yet as planned
+	}
+	if errors.Is(trouble, a.switchDown) {
+		return
+	}
+	if trouble != nil {
+		a.log.Error("nothing works on this node", "error", trouble)
+	} else {
+		a.log.Info("ovs-vswitchd works again")
+	}
+	a.switchDown = trouble
+	a.describe(a.ovs.Snapshot())
+	for network, n := range a.view.Networks {
+		for port := range n.Local {
+			a.ports[view.PortKey{Network: network, Port: port}] = true
+		}
+	}
+	for u := range a.units {
+		a.reportUnit(u)
+	}
+}
