@@ -65,14 +65,26 @@ func (w *world) active(router string) *storev1.ActiveRouter {
 // takeOver writes active/ as a standby's agent would.
 func (w *world) takeOver(router, node string) {
 	w.Helper()
-	a := &storev1.ActiveRouter{}
-	revision := w.read(keys.Active(router), a)
+	w.check(w.tryTakeOver(router, node))
+}
+
+// tryTakeOver is takeOver for any goroutine; the error is store.ErrConflict when the node holds the router no more.
+func (w *world) tryTakeOver(router, node string) error {
+	s := store.New(w.etcdClient)
+	snap, err := s.Read(w.ctx, store.Key(keys.Active(router)))
+	if err != nil {
+		return err
+	}
+	a, now := &storev1.ActiveRouter{}, snap.Results[0].Entries[0]
+	if err := proto.Unmarshal(now.Value, a); err != nil {
+		return err
+	}
 	x := &txn.Txn{}
-	x.Unchanged(keys.Active(router), revision)
+	x.Unchanged(now.Key, now.Revision)
 	x.Exists(keys.HostObject(node, keys.KindRouter, router))
-	x.Put(keys.Active(router), &storev1.ActiveRouter{Node: node, Epoch: a.GetEpoch() + 1, Reason: "taken over", Time: timestamppb.Now()})
-	_, err := store.New(w.etcdClient).Commit(w.ctx, x, 0)
-	w.check(err)
+	x.Put(now.Key, &storev1.ActiveRouter{Node: node, Epoch: a.GetEpoch() + 1, Reason: "taken over", Time: timestamppb.Now()})
+	_, err = s.Commit(w.ctx, x, 0)
+	return err
 }
 
 // nodesOf is the plan that every binding of a router says it has; the test fails if they do not agree.

@@ -252,9 +252,26 @@ func (s *Server) changeNetwork(ctx context.Context, e *edit, before record.Store
 		}
 	}
 	if before.Msg.GetExternal() && !after.GetExternal() {
-		return s.checkInternal(ctx, e, before.Msg)
+		if err := s.checkInternal(ctx, e, before.Msg); err != nil {
+			return err
+		}
 	}
-	return nil
+	return s.changeServers(ctx, e, before.Msg, after)
+}
+
+// changeServers places the network's DHCP anew if the change asks for other nodes.
+func (s *Server) changeServers(ctx context.Context, e *edit, before, after *weftv1.Network) error {
+	if after.GetDhcpPlacement() == nil || before.GetDhcpServers() == after.GetDhcpServers() && before.GetPool() == after.GetPool() {
+		return nil
+	}
+	_, subnets, err := s.network(ctx, e, before.GetId())
+	if err != nil {
+		return err
+	}
+	e.txn.NoneChangedUnder(keys.Subnets(before.GetId()), e.Revision())
+	placed, err := e.place().FitDHCP(ctx, before, after, messages(subnets))
+	e.unplaced = e.unplaced || !placed
+	return err
 }
 
 // checkUnshare refuses to take a network from other projects that use it.

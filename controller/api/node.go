@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -27,11 +26,8 @@ type nodeService struct {
 }
 
 func (s *nodeService) GetNode(_ context.Context, req *weftv1.GetNodeRequest) (*weftv1.Node, error) {
-	n := s.opts.Fleet.Node(req.GetId())
-	if n == nil {
-		return nil, fault.Status(fault.NotFound("node", req.GetId()))
-	}
-	return n, nil
+	n, err := s.node(req.GetId())
+	return n, fault.Status(err)
 }
 
 // ListNodes answers from memory: unlike other lists, later pages show nodes as they are then.
@@ -65,66 +61,75 @@ const (
 )
 
 func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequest) (*weftv1.Node, error) {
-	name := req.GetNode().GetId()
+	in := req.GetNode()
 	c, err := newCall("Update node", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}
-	for _, p := range req.GetUpdateMask().GetPaths() {
-		if p != "labels" && p != "*" {
-			return nil, fault.Status(model.Invalid("update_mask", "%s of a node can't be changed", p))
-		}
+	paths, err := namedPaths("node", in, req.GetUpdateMask().GetPaths(), []string{"labels", "cordoned", "draining"})
+	if err == nil {
+		err = checkLabels(in.GetLabels())
 	}
-	if err := checkLabels(req.GetNode().GetLabels()); err != nil {
+	if err != nil {
 		return nil, fault.Status(err)
 	}
-	if len(req.GetUpdateMask().GetPaths()) == 0 && len(req.GetNode().GetLabels()) == 0 {
-		return s.nodeUnchanged(req.GetNode())
-	}
-	settings := &storev1.NodeSettings{Labels: req.GetNode().GetLabels()}
 	revision, _, err := s.commit(ctx, c, &storev1.NodeSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
-		if !model.ValidNodeName(name) {
-			return nil, fault.NotFound("node", name)
-		}
-		agent, found, err := e.One(ctx, keys.Agent(name))
-		if err != nil {
-			return nil, err
-		}
-		if !found {
-			return nil, fault.NotFound("node", name)
-		}
-		before, _, err := e.One(ctx, keys.Node(name))
-		if err != nil {
-			return nil, err
-		}
-		if have, want := record.Etag(max(agent.Revision, before.Revision)), req.GetNode().GetEtag(); want != "" && want != have {
-			return nil, fault.Stale("node", name, want, have)
-		}
-		e.txn.Unchanged(agent.Key, agent.Revision)
-		e.txn.Unchanged(before.Key, before.Revision)
-		e.txn.Put(keys.Node(name), settings)
-		return settings, nil
+		return changeNode(ctx, e, in, paths)
 	}, func(proto.Message) {})
 	if err != nil {
 		return nil, fault.Status(err)
 	}
-	if err := s.opts.Fleet.Await(ctx, keys.FamilyNode, revision); err != nil {
-		return nil, fault.Status(fmt.Errorf("%w: %w", store.ErrUnavailable, err))
-	}
-	return s.GetNode(ctx, &weftv1.GetNodeRequest{Id: name})
+	return awaited(ctx, s.Server, keys.FamilyNode, revision, func() (*weftv1.Node, error) { return s.node(in.GetId()) })
 }
 
-// nodeUnchanged answers an update that names nothing: no mask, and nothing set.
-func (s *nodeService) nodeUnchanged(in *weftv1.Node) (*weftv1.Node, error) {
-	n := s.opts.Fleet.Node(in.GetId())
-	switch {
-	case n == nil:
-		return nil, fault.Status(fault.NotFound("node", in.GetId()))
-	case in.GetEtag() != "" && in.GetEtag() != n.GetEtag():
-		return nil, fault.Status(fault.Stale("node", in.GetId(), in.GetEtag(), n.GetEtag()))
-	default:
-		return n, nil
+func (s *Server) node(name string) (*weftv1.Node, error) {
+	n := s.opts.Fleet.Node(name)
+	if n == nil {
+		return nil, fault.NotFound("node", name)
 	}
+	return n, nil
+}
+
+// changeNode appends the change of a node's settings; none when nothing is named.
+func changeNode(ctx context.Context, e *edit, in *weftv1.Node, paths []string) (proto.Message, error) {
+	name := in.GetId()
+	if !model.ValidNodeName(name) {
+		return nil, fault.NotFound("node", name)
+	}
+	agent, found, err := e.One(ctx, keys.Agent(name))
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fault.NotFound("node", name)
+	}
+	before, _, err := e.One(ctx, keys.Node(name))
+	if err != nil {
+		return nil, err
+	}
+	if have, want := record.Etag(max(agent.Revision, before.Revision)), in.GetEtag(); want != "" && want != have {
+		return nil, fault.Stale("node", name, want, have)
+	}
+	settings := &storev1.NodeSettings{}
+	if err := proto.Unmarshal(before.Value, settings); err != nil {
+		return nil, fault.Damaged("the settings of node "+name, err)
+	}
+	for _, p := range paths {
+		switch p {
+		case "labels":
+			settings.Labels = in.GetLabels()
+		case "cordoned":
+			settings.Cordoned = in.GetCordoned()
+		case "draining":
+			settings.Draining = in.GetDraining()
+		}
+	}
+	if len(paths) > 0 {
+		e.txn.Unchanged(agent.Key, agent.Revision)
+		e.txn.Unchanged(before.Key, before.Revision)
+		e.txn.Put(keys.Node(name), settings)
+	}
+	return settings, nil
 }
 
 func checkLabels(labels map[string]string) error {

@@ -281,7 +281,7 @@ func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 	if len(mask) == 0 {
 		var out []string
 		for _, p := range r.Mutable {
-			if in.ProtoReflect().Has(in.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(p))) {
+			if set(in, p) {
 				out = append(out, p)
 			}
 		}
@@ -297,6 +297,11 @@ func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 		}
 	}
 	return mask, nil
+}
+
+// set reports whether a field of a message is set.
+func set(m messageOf, field string) bool {
+	return m.ProtoReflect().Has(m.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(field)))
 }
 
 // apply copies the named fields from one message to another; one that is not set is cleared.

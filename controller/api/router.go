@@ -40,10 +40,15 @@ func (s *routerService) ListRouters(ctx context.Context, req *weftv1.ListRouters
 }
 
 func (s *routerService) UpdateRouter(ctx context.Context, req *weftv1.UpdateRouterRequest) (*weftv1.Router, error) {
-	return s.routers.update(ctx, req, req.GetRouter(), func(_ context.Context, _ *edit, _ record.Stored[*weftv1.Router], after *weftv1.Router, _ []string) error {
+	return s.routers.update(ctx, req, req.GetRouter(), func(ctx context.Context, e *edit, before record.Stored[*weftv1.Router], after *weftv1.Router, _ []string) error {
 		setTrue(&after.AdminStateUp)
-		_, err := model.RouterFrom(after)
-		return err
+		if _, err := model.RouterFrom(after); err != nil {
+			return err
+		}
+		if before.Msg.GetHa() == after.GetHa() && before.Msg.GetPool() == after.GetPool() {
+			return nil
+		}
+		return s.extendRouter(ctx, e, after)
 	})
 }
 
@@ -144,6 +149,7 @@ func (s *Server) releaseRouter(ctx context.Context, e *edit, r record.Stored[*we
 		e.txn.Delete(keys.HostObject(node, keys.KindRouter, r.Msg.GetId()))
 	}
 	e.txn.Delete(keys.Active(r.Msg.GetId()))
+	e.txn.Delete(keys.Move(r.Msg.GetId()))
 	return nil
 }
 
@@ -371,8 +377,8 @@ func (s *Server) placeRouter(ctx context.Context, e *edit, r *weftv1.Router) err
 	return err
 }
 
-// extendRouter is placeRouter for a router that touches one more network. One that works is not taken down for it: if its
-// node can't carry the network another that is alive must.
+// extendRouter is placeRouter for a router that asks for more than before. One that works is not taken down for it: if its
+// nodes can't give it others that are alive must.
 func (s *Server) extendRouter(ctx context.Context, e *edit, r *weftv1.Router) error {
 	had := r.GetPlacement().GetNodes()
 	if err := s.placeRouter(ctx, e, r); err != nil || len(had) == 0 || len(r.GetPlacement().GetNodes()) > 0 {

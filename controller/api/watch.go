@@ -192,6 +192,11 @@ func (w *watcher) event(ctx context.Context, ev *clientv3.Event) (*weftv1.WatchE
 		return changed(ctx, w, w.segRanges, ev)
 	case keys.FamilyStatus:
 		return w.statusEvent(ctx, k, ev)
+	case keys.FamilyActive:
+		if err := w.await(ctx, keys.FamilyActive, ev.Kv.ModRevision); err != nil {
+			return nil, err
+		}
+		return reported(ctx, w, w.routers, k.ID(), ev)
 	case keys.FamilyAgent, keys.FamilyLive, keys.FamilyNode:
 		return w.nodeEvent(ctx, k, ev)
 	default:

@@ -178,6 +178,13 @@ func (c *Change) fitDHCP(ctx context.Context, net *weftv1.Network, served []*wef
 		return false, err
 	}
 	fit := fitting{Change: c, net: net, served: served, taken: map[string]map[netip.Addr]bool{}, budget: max(1, maxServerWrites/(len(served)+5))}
+	for _, s := range have {
+		for _, f := range s.port.Msg.GetFixedIps() {
+			if ip, err := netip.ParseAddr(f.GetIpAddress()); err == nil {
+				fit.take(f.GetSubnetId(), ip)
+			}
+		}
+	}
 	nodes, err := fit.servers(ctx, have, plan.Nodes)
 	if err != nil {
 		return false, err
@@ -232,11 +239,18 @@ type fitting struct {
 	*Change
 	net    *weftv1.Network
 	served []*weftv1.Subnet
-	// taken are addresses that this transaction gives out, by subnet.
+	// taken are addresses that this transaction gives out, and those that the servers had before it, by subnet.
 	taken map[string]map[netip.Addr]bool
 	// budget is how many servers may still come or go in this transaction; postponed is set when it did not suffice.
 	budget    int
 	postponed bool
+}
+
+func (f *fitting) take(subnet string, ip netip.Addr) {
+	if f.taken[subnet] == nil {
+		f.taken[subnet] = map[netip.Addr]bool{}
+	}
+	f.taken[subnet][ip] = true
 }
 
 // spend takes one server from the budget.
@@ -341,10 +355,7 @@ func (f *fitting) address(ctx context.Context, port *weftv1.Port) error {
 		if err != nil {
 			return fmt.Errorf("no address for the DHCP server: %w", err)
 		}
-		if f.taken[sub.ID] == nil {
-			f.taken[sub.ID] = map[netip.Addr]bool{}
-		}
-		f.taken[sub.ID][ip] = true
+		f.take(sub.ID, ip)
 		fixed = append(fixed, &weftv1.FixedIp{SubnetId: s.GetId(), IpAddress: ip.String()})
 	}
 	port.FixedIps = fixed
