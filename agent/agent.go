@@ -23,6 +23,7 @@ import (
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/mirror"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -161,7 +162,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: o.Config, version: o.Version, log: o.Log,
-		mirror: mirror.New(s, mirror.Options{Log: o.Log}), ovs: client, watch: client.Watch(),
+		mirror: mirror.New(s, mirror.Options{Log: o.Log, Check: schema.Check}), ovs: client, watch: client.Watch(),
 		workers:  newWorkers(ctx, maxBuilds, builders{services.build, services.audit, soon, busy}),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
@@ -225,7 +226,11 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.mirror.Wake():
-			a.view.Apply(a.takeQuestions(ctx, a.mirror.Take()), a.dirty)
+			batch := a.mirror.Take()
+			if batch.Rewound {
+				a.publisher.doubt()
+			}
+			a.view.Apply(a.takeQuestions(ctx, batch), a.dirty)
 			a.follow()
 			if a.changed.IsZero() && !a.dirty.Empty() {
 				a.changed = time.Now()
@@ -273,7 +278,10 @@ func (a *Agent) prepare(ctx context.Context) error {
 	a.facts = a.readFacts(snap, readVLANs(snap))
 	for failures := 0; ; failures++ {
 		loading, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := a.publisher.load(loading)
+		err := a.publisher.known(loading)
+		if err == nil {
+			err = a.publisher.load(loading)
+		}
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return nil

@@ -38,6 +38,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{T: t, ovs: ovstest.Start(t), etcd: storetest.Start(t)}
 	s.store = s.etcd.Store()
+	s.etcd.Prepare()
 	s.cfg = Config{
 		Node: "n1", Etcd: []string{s.etcd.Endpoint()}, TunnelIP: "127.0.0.1", DatapathType: "netdev",
 		BridgeMappings: map[string]string{"tenant": "br-tenant"}, StateDir: t.TempDir(),

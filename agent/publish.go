@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -28,6 +29,8 @@ type publisher struct {
 	relist time.Duration
 	// metrics may be nil.
 	metrics *metrics
+	// doubted has a token when that is to be done at once.
+	doubted chan struct{}
 
 	mu sync.Mutex
 	// want is what should be there, have what is known to be; a key in neither is not there.
@@ -38,7 +41,8 @@ type publisher struct {
 func newPublisher(s *store.Store, node string, log *slog.Logger) *publisher {
 	return &publisher{
 		store: s, node: node, log: log, wake: make(chan struct{}, 1), relist: 5 * time.Minute,
-		want: map[string]proto.Message{}, have: map[string]proto.Message{}, dirty: map[string]bool{},
+		doubted: make(chan struct{}, 1),
+		want:    map[string]proto.Message{}, have: map[string]proto.Message{}, dirty: map[string]bool{},
 	}
 }
 
@@ -57,6 +61,27 @@ func (p *publisher) kick() {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// doubt has what is in the store read anew: it has been restored, and what was written may be gone.
+func (p *publisher) doubt() {
+	select {
+	case p.doubted <- struct{}{}:
+	default:
+	}
+}
+
+// known says whether this release knows the store's layout; nothing is written before it does.
+func (p *publisher) known(ctx context.Context) error {
+	snap, err := p.store.Read(ctx, store.Key(keys.Schema))
+	if err != nil {
+		return err
+	}
+	var value []byte
+	for _, e := range snap.Results[0].Entries {
+		value = e.Value
+	}
+	return schema.Check(value)
 }
 
 // load reads what an earlier agent wrote, so that it is not written again; prune removes what no longer holds.
@@ -180,6 +205,8 @@ func (p *publisher) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
+		case <-p.doubted:
+			p.reload(ctx)
 		case <-relist.C:
 			p.reload(ctx)
 		}

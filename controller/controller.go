@@ -59,7 +59,7 @@ const drain = 5 * time.Second
 // nothing until Serve.
 func Start(ctx context.Context, opts Options) (*Controller, error) {
 	s := store.New(opts.Client)
-	if err := prepare(ctx, s); err != nil {
+	if err := prepare(ctx, s, opts.Log); err != nil {
 		return nil, err
 	}
 	c := &Controller{opts: opts, fleet: fleet.New(s, opts.Log), health: health.NewServer()}

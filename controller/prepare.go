@@ -2,60 +2,83 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/weft-sdn/weft/controller/migrate"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// schemaVersion is the version of the layout of keys that this controller reads and writes.
-const schemaVersion = 1
-
-// prepare checks that the store has a layout that this controller knows. An empty one gets the schema key, a
-// google.protobuf.Int64Value, and the default ranges of tunnels.
-func prepare(ctx context.Context, s *store.Store) error {
+// prepare has the store get the layout that this controller knows. An empty one gets the schema key and the default ranges
+// of tunnels; an older layout is migrated, a newer one refused. So is a store into which a backup is being restored, and
+// one that holds something but no version.
+func prepare(ctx context.Context, s *store.Store, log *slog.Logger) error {
 	_, err := s.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
-		snap, err := s.Read(ctx, store.Key(keys.Schema))
+		snap, err := s.Read(ctx, store.Key(keys.Schema), store.Key(keys.Restore), store.Count(keys.Root, keys.End(keys.Root)))
 		if err != nil {
 			return nil, err
 		}
-		if found := snap.Results[0].Entries; len(found) > 0 {
-			return nil, checkSchema(found[0].Value)
+		switch {
+		case len(snap.Results[1].Entries) > 0:
+			return nil, fmt.Errorf("a backup is being restored, or was in part (key %s is there): end that with weft backup restore", keys.Restore)
+		case len(snap.Results[0].Entries) > 0:
+			return nil, nil //nolint:nilnil // nothing to write
+		case snap.Results[2].Count > 0:
+			agents, err := onlyAgents(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			if !agents {
+				return nil, fmt.Errorf("%w, and yet it is not empty: restore a backup with --replace, or delete what is below %s", schema.ErrNone, keys.Root)
+			}
 		}
-		t := &txn.Txn{}
-		t.Absent(keys.Schema)
-		t.Put(keys.Schema, wrapperspb.Int64(schemaVersion))
-		for _, kind := range []weftv1.NetworkType{weftv1.NetworkType_NETWORK_TYPE_VXLAN, weftv1.NetworkType_NETWORK_TYPE_GRE} {
-			r := defaultRange(kind)
-			t.Put(keys.SegmentRange(r.GetId()), r)
-		}
-		return t, nil
+		return first(), nil
 	})
+	if err == nil {
+		err = migrate.Run(ctx, s, log)
+	}
 	if err != nil {
 		return fmt.Errorf("prepare the store: %w", err)
 	}
 	return nil
 }
 
-func checkSchema(value []byte) error {
-	have := &wrapperspb.Int64Value{}
-	if err := proto.Unmarshal(value, have); err != nil {
-		return errors.Join(fmt.Errorf("key %s does not hold a version", keys.Schema), err)
+// onlyAgents reports whether the store holds nothing but what agents say of themselves and controllers of the leadership:
+// they may have come before it was prepared.
+func onlyAgents(ctx context.Context, s *store.Store) (bool, error) {
+	snap, err := s.Read(ctx, store.Count(keys.Root, keys.End(keys.Root)), count(keys.FamilyAgent), count(keys.FamilyLive),
+		count(keys.FamilyPlug), count(keys.FamilyStatus), count(keys.FamilyLeader), count(keys.FamilyAnswer))
+	if err != nil {
+		return false, err
 	}
-	if have.GetValue() != schemaVersion {
-		return fmt.Errorf("the store has schema version %d, this controller knows only version %d; run the release that wrote it", have.GetValue(), schemaVersion)
+	rest := snap.Results[0].Count
+	for _, r := range snap.Results[1:] {
+		rest -= r.Count
 	}
-	return nil
+	return rest == 0, nil
+}
+
+func count(f keys.Family) store.Query { return store.Count(keys.All(f), keys.End(keys.All(f))) }
+
+// first is what an empty store gets.
+func first() *txn.Txn {
+	t := &txn.Txn{}
+	t.Absent(keys.Schema)
+	t.Absent(keys.Restore)
+	t.Put(keys.Schema, schema.Value(schema.Version))
+	for _, kind := range []weftv1.NetworkType{weftv1.NetworkType_NETWORK_TYPE_VXLAN, weftv1.NetworkType_NETWORK_TYPE_GRE} {
+		r := defaultRange(kind)
+		t.Put(keys.SegmentRange(r.GetId()), r)
+	}
+	return t
 }
 
 // defaultRange is wide enough for any fleet: 2^24-1 segments.

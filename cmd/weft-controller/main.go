@@ -38,36 +38,72 @@ func command(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "weft-controller", Short: "serve weft's API", Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 	}
-	file := cmd.Flags().String("config", "", "configuration file (YAML)")
+	file := cmd.PersistentFlags().String("config", "", "configuration file (YAML)")
 	values := map[string]*string{}
 	for _, s := range config.Settings() {
-		values[s.Name] = cmd.Flags().String(strings.ReplaceAll(s.Name, "_", "-"), "", s.Help)
+		values[s.Name] = cmd.PersistentFlags().String(strings.ReplaceAll(s.Name, "_", "-"), "", s.Help)
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg := config.Default()
-		if *file != "" {
-			if err := cfg.File(*file); err != nil {
+	with := func(do func(context.Context, config.Config, io.Writer) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, _ []string) error {
+			cfg := config.Default()
+			if err := configure(&cfg, *file, environ, cmd, values); err != nil {
 				return err
 			}
+			return do(cmd.Context(), cfg, cmd.ErrOrStderr())
 		}
-		if err := cfg.Environment(environ); err != nil {
+	}
+	cmd.RunE = with(run)
+	cmd.AddCommand(&cobra.Command{
+		Use: "store", Short: "run the embedded etcd alone, for weft backup restore", Args: cobra.NoArgs, RunE: with(runStore),
+	})
+	return cmd
+}
+
+// configure reads the file, the environment and the flags, and checks the result.
+func configure(cfg *config.Config, file string, environ []string, cmd *cobra.Command, values map[string]*string) error {
+	if file != "" {
+		if err := cfg.File(file); err != nil {
 			return err
 		}
-		for _, s := range config.Settings() {
-			flag := strings.ReplaceAll(s.Name, "_", "-")
-			if !cmd.Flags().Changed(flag) {
-				continue
-			}
-			if err := s.Set(&cfg, *values[s.Name]); err != nil {
-				return fmt.Errorf("--%s: %w", flag, err)
-			}
-		}
-		if err := cfg.Check(); err != nil {
-			return fmt.Errorf("configuration: %w", err)
-		}
-		return run(cmd.Context(), cfg, cmd.ErrOrStderr())
 	}
-	return cmd
+	if err := cfg.Environment(environ); err != nil {
+		return err
+	}
+	for _, s := range config.Settings() {
+		flag := strings.ReplaceAll(s.Name, "_", "-")
+		if !cmd.Flags().Changed(flag) {
+			continue
+		}
+		if err := s.Set(cfg, *values[s.Name]); err != nil {
+			return fmt.Errorf("--%s: %w", flag, err)
+		}
+	}
+	if err := cfg.Check(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}
+
+// runStore runs the embedded etcd and nothing else.
+func runStore(ctx context.Context, cfg config.Config, logTo io.Writer) error {
+	if len(cfg.Etcd) > 0 {
+		return fmt.Errorf("the configuration names an etcd, %v: there is none embedded", cfg.Etcd)
+	}
+	level, err := cfg.Level()
+	if err != nil {
+		return err
+	}
+	_, failed, closeStore, err := openStore(ctx, cfg, slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level})))
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return fmt.Errorf("the embedded etcd has failed: %w", err)
+	}
 }
 
 // startTimeout is how long the store may take to answer at start.

@@ -112,13 +112,18 @@ func Settings() []Setting {
 
 func list(field func(*Config) *[]string) func(*Config, string) error {
 	return func(c *Config, v string) error {
-		*field(c) = nil
-		for part := range strings.SplitSeq(v, ",") {
-			if part = strings.TrimSpace(part); part != "" {
-				*field(c) = append(*field(c), part)
-			}
-		}
+		SetList(field(c), v)
 		return nil
+	}
+}
+
+// SetList sets a list from its comma separated form.
+func SetList(field *[]string, v string) {
+	*field = nil
+	for part := range strings.SplitSeq(v, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			*field = append(*field, part)
+		}
 	}
 }
 

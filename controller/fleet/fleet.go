@@ -15,6 +15,7 @@ import (
 
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/mirror"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -108,7 +109,7 @@ type Fleet struct {
 // New begins to follow the fleet. Close ends it.
 func New(s *store.Store, log *slog.Logger) *Fleet {
 	f := &Fleet{
-		mirror: mirror.New(s, mirror.Options{Log: log}), log: log,
+		mirror: mirror.New(s, mirror.Options{Log: log, Check: schema.Check}), log: log,
 		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
 		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]active{}, pools: map[string]pool{},
 		seen: map[keys.Family]int64{}, listed: map[string]bool{},

@@ -145,6 +145,7 @@ func (c *candidate) says(word string) int64 {
 func TestAKilledLeaderIsFollowedByTheNextOne(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	first := startCandidate(t, server.Endpoint())
 	first.says("leads")
 	second := startCandidate(t, server.Endpoint())
@@ -169,6 +170,7 @@ func candidates(t *testing.T, server *storetest.Server) int {
 func TestLateWritesOfAStoppedLeaderAreRefused(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	first := startCandidate(t, server.Endpoint())
 	old := first.says("leads")
 	second := startCandidate(t, server.Endpoint())
@@ -326,6 +328,7 @@ func longLived(o *leader.Options) { o.TTL = time.Hour }
 func TestALeaderThatIsStoppedResignsAtOnce(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	first := run(t, server, "first", longLived)
 	term := first.leads(t)
 	second := run(t, server, "second", longLived)
@@ -350,6 +353,7 @@ func TestALeaderThatIsStoppedResignsAtOnce(t *testing.T) {
 func TestALeaderWhoseLeaseIsGoneStandsAgainWithAnother(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	r := run(t, server, "only", nil)
 	term := r.leads(t)
 	lease, err := strconv.ParseInt(term.Key[len(keys.Leaders()):], 16, 64)
@@ -380,6 +384,7 @@ func TestALeaderWhoseLeaseIsGoneStandsAgainWithAnother(t *testing.T) {
 func TestALeaderOutlivesNoOutageOfTheStoreAndLeadsAgainAfterIt(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	r := run(t, server, "only", nil)
 	term := r.leads(t)
 	server.Stop()
@@ -393,6 +398,7 @@ func TestALeaderOutlivesNoOutageOfTheStoreAndLeadsAgainAfterIt(t *testing.T) {
 func TestALeaderWhoseWorkEndsLeavesItToAnother(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	s := server.Store()
 	f := fleet.New(s, slog.New(slog.DiscardHandler))
 	defer f.Close()
@@ -413,6 +419,7 @@ func TestALeaderWhoseWorkEndsLeavesItToAnother(t *testing.T) {
 func TestABlindLeaderResignsAndStandsAgainWhenItSees(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	var p proxy
 	behind := func(o *leader.Options) {
 		f := fleet.New(store.New(p.client(t, server.Endpoint())), o.Log)
@@ -515,6 +522,7 @@ func (p *proxy) copy(to, from net.Conn) {
 func TestTermsNeverOverlap(t *testing.T) {
 	t.Parallel()
 	server := storetest.Start(t)
+	server.Prepare()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	var all sync.WaitGroup

@@ -19,6 +19,9 @@ const Root = "/weft/v1/"
 // Schema holds the version of this layout; it lies outside Root so that every version can read it.
 const Schema = "/weft/schema"
 
+// Restore marks a store into which a backup is being restored; it lies outside Root as Schema does.
+const Restore = "/weft/restore"
+
 // Family is the first element of a key below Root.
 type Family string
 

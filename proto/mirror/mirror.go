@@ -58,6 +58,8 @@ type Batch struct {
 	// Listed names the scopes that have been listed for the first time: all of their keys are in this batch or in
 	// earlier ones.
 	Listed []string
+	// Rewound: the store has been restored from a backup, or is another one. What the consumer wrote there may be gone.
+	Rewound bool
 }
 
 // Options tunes a Mirror.
@@ -72,6 +74,10 @@ type Options struct {
 	// Pulse is how often the watches' connection is made to carry an answer, so that a server that is held or cut off is
 	// noticed and left for another. Default 2 s.
 	Pulse time.Duration
+	// Check, if given, is asked of the value of keys.Schema (nil: there is none) in every listing, at its revision. As long
+	// as it gives an error nothing is handed over and the listing is tried again: a store that is being restored, or has
+	// another layout, is not followed. What a watch sees meanwhile is.
+	Check func(schema []byte) error
 	// Log gets one line per broken watch. Required.
 	Log *slog.Logger
 }
@@ -90,6 +96,7 @@ type Mirror struct {
 	scopes  map[string]*scope
 	pending map[string]Change
 	listed  []string
+	rewound bool
 	wake    chan struct{}
 }
 
@@ -193,7 +200,8 @@ func (m *Mirror) rewind(to int64) {
 }
 
 func (m *Mirror) rewindLocked(to int64) {
-	m.seen = to
+	m.seen, m.rewound = to, true
+	m.kick()
 	for _, s := range m.scopes {
 		select {
 		case s.rewound <- struct{}{}:
@@ -249,12 +257,12 @@ func (m *Mirror) Wake() <-chan struct{} { return m.wake }
 func (m *Mirror) Take() Batch {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := Batch{Changes: make([]Change, 0, len(m.pending)), Listed: m.listed}
+	b := Batch{Changes: make([]Change, 0, len(m.pending)), Listed: m.listed, Rewound: m.rewound}
 	for _, c := range m.pending {
 		b.Changes = append(b.Changes, c)
 	}
 	m.pending = map[string]Change{} // not cleared: a map stays as large as it ever was
-	m.listed = nil
+	m.listed, m.rewound = nil, false
 	return b
 }
 
@@ -272,9 +280,13 @@ func (m *Mirror) offer(s *scope, changes []Change, listed bool) {
 		m.listed = append(m.listed, s.name)
 	}
 	if len(changes) > 0 || listed {
-		select {
-		case m.wake <- struct{}{}:
-		default:
-		}
+		m.kick()
+	}
+}
+
+func (m *Mirror) kick() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
 	}
 }

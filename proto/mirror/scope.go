@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 )
 
@@ -30,15 +31,19 @@ type scope struct {
 const listTimeout = 10 * time.Second
 
 func (s *scope) run(ctx context.Context) {
+	said := ""
 	for attempt := 0; ctx.Err() == nil; {
 		revision, err := s.list(ctx)
 		if err != nil {
-			s.mirror.opts.Log.Warn("listing failed, trying again", "scope", s.name, "error", err)
+			if now := err.Error(); now != said && ctx.Err() == nil {
+				said = now
+				s.mirror.opts.Log.Warn("listing failed, trying again", "scope", s.name, "error", err)
+			}
 			pause(ctx, attempt)
 			attempt++
 			continue
 		}
-		attempt = 0
+		attempt, said = 0, ""
 		s.follow(ctx, revision+1)
 	}
 }
@@ -87,9 +92,23 @@ func (s *scope) list(ctx context.Context) (int64, error) {
 	for i, r := range s.ranges {
 		queries[i] = r.query()
 	}
+	check := s.mirror.opts.Check
+	if check != nil {
+		queries = append(queries, store.Key(keys.Schema))
+	}
 	snap, err := s.mirror.store.Read(ctx, queries...)
 	if err != nil {
 		return 0, err
+	}
+	if check != nil {
+		var schema []byte
+		for _, e := range snap.Results[len(s.ranges)].Entries {
+			schema = e.Value
+		}
+		if err := check(schema); err != nil {
+			return 0, err
+		}
+		snap.Results = snap.Results[:len(s.ranges)]
 	}
 	s.mirror.see(snap.Cluster, snap.Revision)
 	s.mirror.offer(s, s.difference(snap), !s.listed)

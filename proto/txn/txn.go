@@ -146,6 +146,14 @@ func (t *Txn) put(key string, m proto.Message, leased bool) {
 	t.write(Write{Key: key, Value: value, Leased: leased})
 }
 
+// PutRaw writes a value that is encoded already.
+func (t *Txn) PutRaw(key string, value []byte) {
+	if value == nil {
+		value = []byte{}
+	}
+	t.write(Write{Key: key, Value: value})
+}
+
 // Delete removes a key; a key that does not exist is no fault.
 func (t *Txn) Delete(key string) { t.write(Write{Key: key}) }
 

@@ -54,6 +54,8 @@ func TestScripts(t *testing.T) {
 				Files: []string{f}, UpdateScripts: update != nil && update.Value.String() == "true", RequireExplicitExec: true,
 				Setup: func(e *testscript.Env) error {
 					e.Setenv("WEFT_SERVER", c.endpoint)
+					e.Setenv("WEFT_ETCD", c.etcd)
+					e.Setenv("EMPTY_ETCD", storetest.Start(t).Endpoint())
 					e.Setenv("EXAMPLE", example)
 					// Otherwise every weft, built with the race detector, sleeps a second before it exits.
 					e.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -71,11 +73,14 @@ func TestScripts(t *testing.T) {
 type controller struct {
 	store    *store.Store
 	endpoint string
+	etcd     string
 }
 
 func startController(t *testing.T) controller {
 	t.Helper()
-	s := storetest.Start(t).Store()
+	etcd := storetest.Start(t)
+	etcd.Prepare()
+	s := etcd.Store()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	nodes := fleet.New(s, log)
 	t.Cleanup(nodes.Close)
@@ -97,7 +102,7 @@ func startController(t *testing.T) controller {
 			t.Errorf("the API's server: %v", err)
 		}
 	})
-	return controller{store: s, endpoint: "unix:" + socket}
+	return controller{store: s, endpoint: "unix:" + socket, etcd: etcd.Endpoint()}
 }
 
 func (c controller) commit(ts *testscript.TestScript, build func(*txn.Txn)) {

@@ -16,7 +16,10 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
 )
 
 // startTimeout bounds the start of the server; it takes 0.05 to 0.2 s on an idle machine.
@@ -113,6 +116,16 @@ func (s *Server) config() *embed.Config {
 	cfg.UnsafeNoFsync = true
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	return cfg
+}
+
+// Prepare gives the store the schema version of this release, without which followers take it for one that is not whole.
+func (s *Server) Prepare() {
+	s.tb.Helper()
+	var t txn.Txn
+	t.Put(keys.Schema, schema.Value(schema.Version))
+	if _, err := s.Store().Commit(context.Background(), &t, 0); err != nil {
+		s.tb.Fatalf("prepare the test's etcd: %v", err)
+	}
 }
 
 // Compact drops all history before the current revision, which it returns: watches and reads at earlier revisions fail

@@ -1022,6 +1022,61 @@ func (x *Request) GetResponse() []byte {
 	return nil
 }
 
+// Restore is the value of /weft/restore, which is there while a backup is being restored.
+type Restore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The backup's checksum, in hex.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// When it began.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Restore) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Restore) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 var File_weft_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_weft_store_v1_store_proto_rawDesc = "" +
@@ -1098,7 +1153,10 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\aRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
-	"\bresponse\x18\x03 \x01(\fR\bresponseB6Z4github.com/weft-sdn/weft/proto/weft/store/v1;storev1b\x06proto3"
+	"\bresponse\x18\x03 \x01(\fR\bresponse\"Q\n" +
+	"\aRestore\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04timeB6Z4github.com/weft-sdn/weft/proto/weft/store/v1;storev1b\x06proto3"
 
 var (
 	file_weft_store_v1_store_proto_rawDescOnce sync.Once
@@ -1112,7 +1170,7 @@ func file_weft_store_v1_store_proto_rawDescGZIP() []byte {
 	return file_weft_store_v1_store_proto_rawDescData
 }
 
-var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Claim)(nil),                 // 0: weft.store.v1.Claim
 	(*Locator)(nil),               // 1: weft.store.v1.Locator
@@ -1130,29 +1188,31 @@ var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Report)(nil),                // 13: weft.store.v1.Report
 	(*NodeSettings)(nil),          // 14: weft.store.v1.NodeSettings
 	(*Request)(nil),               // 15: weft.store.v1.Request
-	nil,                           // 16: weft.store.v1.Agent.BridgeMappingsEntry
-	nil,                           // 17: weft.store.v1.NodeSettings.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*v1.Difference)(nil),         // 19: weft.v1.Difference
-	(v1.Role)(0),                  // 20: weft.v1.Role
-	(*v1.Uplink)(nil),             // 21: weft.v1.Uplink
-	(v1.State)(0),                 // 22: weft.v1.State
+	(*Restore)(nil),               // 16: weft.store.v1.Restore
+	nil,                           // 17: weft.store.v1.Agent.BridgeMappingsEntry
+	nil,                           // 18: weft.store.v1.NodeSettings.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*v1.Difference)(nil),         // 20: weft.v1.Difference
+	(v1.Role)(0),                  // 21: weft.v1.Role
+	(*v1.Uplink)(nil),             // 22: weft.v1.Uplink
+	(v1.State)(0),                 // 23: weft.v1.State
 }
 var file_weft_store_v1_store_proto_depIdxs = []int32{
-	18, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
-	19, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
-	20, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
-	16, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
-	18, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
-	21, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
-	22, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
-	18, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
-	17, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	19, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
+	20, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
+	21, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
+	17, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
+	19, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
+	22, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
+	23, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
+	19, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
+	18, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
+	19, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_weft_store_v1_store_proto_init() }
@@ -1166,7 +1226,7 @@ func file_weft_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_store_v1_store_proto_rawDesc), len(file_weft_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
