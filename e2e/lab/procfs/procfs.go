@@ -26,8 +26,8 @@ type ID struct {
 // Process is one live process as seen at one moment.
 type Process struct {
 	ID
-	State byte     // proc_pid_stat(5) field 3: 'R', 'S', 'T' (stopped), …; never 'Z'
-	Args  []string // the command line; empty for kernel threads
+	State byte     // proc_pid_stat(5) field 3: 'R', 'S', 'T' (stopped), …; 'Z' while the first thread has ended and others have not
+	Args  []string // the command line; empty for kernel threads and in state 'Z'
 }
 
 // Name is the base name of the program the process was started as, "" for a kernel thread.
@@ -41,23 +41,24 @@ func (p Process) Name() string {
 // Stopped tells whether a SIGSTOP holds the process.
 func (p Process) Stopped() bool { return p.State == 'T' }
 
-// Alive tells whether exactly this process still runs; a zombie does not.
+// Alive tells whether exactly this process still runs; a zombie does not, but for threads of it that do.
 func (id ID) Alive() bool {
 	p, err := Read(id.PID)
 	return err == nil && p.ID == id
 }
 
-// Read describes the process with that pid; ErrGone when there is none or it is a zombie.
+// Read describes the process with that pid; ErrGone when there is none or it is a zombie without threads.
 func Read(pid int) (Process, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return Process{}, gone(err)
 	}
-	state, start, err := parseStat(string(stat))
+	state, start, threads, err := parseStat(string(stat))
 	if err != nil {
 		return Process{}, fmt.Errorf("read /proc/%d/stat: %w", pid, err)
 	}
-	if state == 'Z' || state == 'X' {
+	// The first thread of a process may be a zombie while others still end, holding devices and sockets open.
+	if state == 'X' || state == 'Z' && threads <= 1 {
 		return Process{}, ErrGone
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -91,19 +92,22 @@ func List() ([]Process, error) {
 	return found, nil
 }
 
-// parseStat reads state (field 3) and starttime (field 22) of proc_pid_stat(5). Field 2, the program's name, may hold
-// spaces and parentheses: the fields are counted from its last closing one.
-func parseStat(stat string) (state byte, start uint64, err error) {
+// parseStat reads state (field 3), num_threads (field 20) and starttime (field 22) of proc_pid_stat(5). Field 2, the
+// program's name, may hold spaces and parentheses: the fields are counted from its last closing one.
+func parseStat(stat string) (state byte, start uint64, threads int, err error) {
 	_, rest, ok := cutLast(stat, ") ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
-		return 0, 0, fmt.Errorf("%q is not in the form of proc_pid_stat(5)", stat)
+		return 0, 0, 0, fmt.Errorf("%q is not in the form of proc_pid_stat(5)", stat)
+	}
+	if threads, err = strconv.Atoi(fields[17]); err != nil {
+		return 0, 0, 0, fmt.Errorf("number of threads: %w", err)
 	}
 	start, err = strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("start time: %w", err)
+		return 0, 0, 0, fmt.Errorf("start time: %w", err)
 	}
-	return fields[0][0], start, nil
+	return fields[0][0], start, threads, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -2,16 +2,71 @@ package procfs
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
+// headless has the test program be one whose first thread has ended while another waits for the end of its input.
+const headless = "WEFT_TEST_HEADLESS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(headless) == "" {
+		m.Run()
+		return
+	}
+	runtime.LockOSThread()
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0) //nolint:forbidigo // main has no thread any more
+	}()
+	_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+}
+
+func TestAProcessWhoseFirstThreadHasEndedLivesWithTheOthers(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), headless+"=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(10 * time.Second)
+	for ended := false; !ended; {
+		p, err := Read(cmd.Process.Pid)
+		if err != nil {
+			t.Fatalf("while a thread runs: %v", err)
+		}
+		ended = p.State == 'Z'
+		select {
+		case <-deadline:
+			t.Fatalf("its first thread does not end: %+v", p)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(cmd.Process.Pid); !errors.Is(err, ErrGone) {
+		t.Errorf("after its end: %v, want ErrGone", err)
+	}
+}
+
 func TestParseStatSurvivesHostileNames(t *testing.T) {
-	line := "42 (a) S (b) ) T 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1"
-	state, start, err := parseStat(line)
-	if err != nil || state != 'T' || start != 987654 {
-		t.Fatalf("got %q, %d, %v; want 'T', 987654, nil", state, start, err)
+	line := "42 (a) S (b) ) T 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 987654 1 1"
+	state, start, threads, err := parseStat(line)
+	if err != nil || state != 'T' || start != 987654 || threads != 3 {
+		t.Fatalf("got %q, %d, %d, %v; want 'T', 987654, 3, nil", state, start, threads, err)
 	}
 }
 
@@ -20,7 +75,7 @@ func FuzzParseStat(f *testing.F) {
 	f.Add("1 (x")
 	f.Add(") ")
 	f.Fuzz(func(_ *testing.T, line string) {
-		_, _, _ = parseStat(line) // must not panic
+		_, _, _, _ = parseStat(line) // must not panic
 	})
 }
 
