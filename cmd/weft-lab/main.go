@@ -71,7 +71,7 @@ func newCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&s.name, "lab", name, "name of the lab (environment: WEFT_LAB)")
 	root.PersistentFlags().CountVarP(&s.verbose, "verbose", "v", "say what is done, host by host")
-	root.AddCommand(s.up(), s.down(), s.list(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault(), s.check())
+	root.AddCommand(s.up(), s.down(), s.list(), s.status(), s.env(), s.dump(), s.exec(), s.vm(), s.external(), s.fault(), s.check(), s.chaos())
 	return root
 }
 

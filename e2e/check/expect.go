@@ -188,7 +188,24 @@ func (e *expected) tunnelledNetwork(id string, n *weftv1.Network) {
 			may = append(may, name)
 		}
 	}
+	if e.routed(id) { // its router may come to be on any of them
+		for node, a := range e.agents {
+			if slices.Contains(a.msg.GetRoles(), weftv1.Role_ROLE_NETWORK) {
+				e.tunnel(n, node, true)
+			}
+		}
+	}
 	e.own(id, "br-tun", at(22, "network="+id), rule{fixed: "pop_vlan," + segment, must: must, may: may, optional: len(must) == 0})
+}
+
+// routed reports whether a router has a port on a network.
+func (e *expected) routed(network string) bool {
+	for _, p := range e.store.ports {
+		if p.msg.GetNetworkId() == network && ofRouter(p.msg) {
+			return true
+		}
+	}
+	return false
 }
 
 // nodesWith are the nodes where a port of a network is or, unless only those are asked for, may come to be.
