@@ -125,12 +125,30 @@ func total(kinds []kind) int {
 
 func (g *Generator) kinds() []kind {
 	return []kind{
-		{4, g.createNetwork}, {2, g.deleteNetwork}, {1, g.toggleNetwork}, {5, g.createSubnet}, {2, g.deleteSubnet},
-		{14, g.createPort}, {3, g.togglePort}, {3, g.movePort}, {9, g.deletePort},
-		{4, g.createRouter}, {1, g.toggleRouter}, {1, g.resizeRouter}, {2, g.moveRouter}, {2, g.deleteRouter},
-		{6, g.addInterface}, {3, g.removeInterface}, {4, g.setGateway}, {2, g.clearGateway},
-		{6, g.createFloating}, {2, g.moveFloating}, {4, g.deleteFloating},
-		{8, g.plug}, {6, g.unplug}, {2, g.wait},
+		{4, g.createNetwork},
+		{2, g.deleteNetwork},
+		{1, g.toggleNetwork},
+		{5, g.createSubnet},
+		{2, g.deleteSubnet},
+		{14, g.createPort},
+		{3, g.togglePort},
+		{3, g.movePort},
+		{9, g.deletePort},
+		{4, g.createRouter},
+		{1, g.toggleRouter},
+		{1, g.resizeRouter},
+		{2, g.moveRouter},
+		{2, g.deleteRouter},
+		{6, g.addInterface},
+		{3, g.removeInterface},
+		{4, g.setGateway},
+		{2, g.clearGateway},
+		{6, g.createFloating},
+		{2, g.moveFloating},
+		{4, g.deleteFloating},
+		{8, g.plug},
+		{6, g.unplug},
+		{2, g.wait},
 	}
 }
 

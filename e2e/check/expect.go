@@ -150,6 +150,9 @@ func (e *expected) standing() {
 // network notes a network's own flows. Where only a standby needs it, they may wait for the takeover.
 func (e *expected) network(id string, n *weftv1.Network) {
 	if !up(n.AdminStateUp) { //nolint:protogetter // presence
+		if tunnelled(n) {
+			e.tunnels(id, n) // they may stay meanwhile
+		}
 		return
 	}
 	uplink := "int-" + e.bridgesOf()[n.GetPhysicalNetwork()]
@@ -177,9 +180,14 @@ func (e *expected) tunnelledNetwork(id string, n *weftv1.Network) {
 	segment := fmt.Sprintf("tun_id=%d", n.GetSegmentationId())
 	e.own(id, "br-int", at(0, "in_port=patch-tun", "network="+id), rule{fixed: "goto_table:60"})
 	e.own(id, "br-tun", at(table, segment), rule{fixed: "push_vlan:0x8100,network=" + id + ",output:patch-int"})
-	var must, may []string
+	must, may := e.tunnels(id, n)
+	e.own(id, "br-tun", at(22, "network="+id), rule{fixed: "pop_vlan," + segment, must: must, may: may, optional: len(must) == 0})
+}
+
+// tunnels notes the tunnels that a network needs here and may have, and is their names.
+func (e *expected) tunnels(id string, n *weftv1.Network) (must, may []string) {
 	for node := range e.nodesWith(id, true) {
-		if name, ok := e.tunnel(n, node, !e.here[id]); ok {
+		if name, ok := e.tunnel(n, node, !e.here[id] || !up(n.AdminStateUp)); ok { //nolint:protogetter // presence
 			must = append(must, name)
 		}
 	}
@@ -195,7 +203,7 @@ func (e *expected) tunnelledNetwork(id string, n *weftv1.Network) {
 			}
 		}
 	}
-	e.own(id, "br-tun", at(22, "network="+id), rule{fixed: "pop_vlan," + segment, must: must, may: may, optional: len(must) == 0})
+	return must, may
 }
 
 // routed reports whether a router has a port on a network.
