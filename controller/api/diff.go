@@ -31,14 +31,14 @@ func (s *nodeService) DiffNode(ctx context.Context, req *weftv1.DiffNodeRequest)
 		return nil, fault.Status(err)
 	}
 	if !n.GetAlive() {
-		return nil, fault.Status(fault.Unavailable("node %s can't be asked: its agent is not alive", n.GetId()))
+		return nil, fault.Status(fault.NodeSilent("node %s can't be asked: its agent is not alive", n.GetId()))
 	}
 	answer, err := s.ask(ctx, n.GetId())
 	switch {
 	case err != nil:
 		return nil, fault.Status(err)
 	case answer.GetError() != "":
-		return nil, fault.Status(fault.Unavailable("the agent of node %s can't say: %s", n.GetId(), answer.GetError()))
+		return nil, fault.Status(fault.NodeSilent("the agent of node %s can't say: %s", n.GetId(), answer.GetError()))
 	}
 	return &weftv1.DiffNodeResponse{Differences: answer.GetDifferences(), Truncated: answer.GetTruncated()}, nil
 }
@@ -78,5 +78,5 @@ func (s *Server) ask(ctx context.Context, node string) (*storev1.Answer, error) 
 			return nil, watchError(resp.Err())
 		}
 	}
-	return nil, fault.Unavailable("the agent of node %s did not answer within %s", node, answerLimit)
+	return nil, fault.NodeSilent("the agent of node %s did not answer within %s", node, answerLimit)
 }

@@ -14,6 +14,8 @@ import (
 type Refusal struct {
 	Code    codes.Code
 	Message string
+	// Reason is told in a google.rpc.ErrorInfo; "" for none.
+	Reason string
 }
 
 func (r *Refusal) Error() string { return r.Message }
@@ -55,6 +57,11 @@ func OutOfRange(format string, args ...any) error { return refuse(codes.OutOfRan
 
 // Unavailable says that the caller has to go elsewhere, or come back.
 func Unavailable(format string, args ...any) error { return refuse(codes.Unavailable, format, args...) }
+
+// NodeSilent says that a node's agent does not answer: the controller itself does.
+func NodeSilent(format string, args ...any) error {
+	return &Refusal{Code: codes.Unavailable, Message: fmt.Sprintf(format, args...), Reason: ReasonNodeSilent}
+}
 
 // Damaged says that what is stored of an object can't be used. err is told, not wrapped: its fields are not the caller's.
 func Damaged(what string, err error) error {

@@ -32,17 +32,32 @@ func Status(err error) error {
 		return badRequest(err, fields)
 	}
 	s := status.New(Code(err), shorten(message(err), maxMessage))
-	if errors.Is(err, store.ErrUnavailable) {
-		if with, err := s.WithDetails(&errdetails.ErrorInfo{Reason: StoreUnreachable, Domain: "weft"}); err == nil {
+	if reason := reason(err); reason != "" {
+		if with, err := s.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "weft"}); err == nil {
 			return with.Err()
 		}
 	}
 	return s.Err()
 }
 
+func reason(err error) string {
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Reason
+	case errors.Is(err, store.ErrUnavailable):
+		return StoreUnreachable
+	default:
+		return ""
+	}
+}
+
 // StoreUnreachable is the reason in the google.rpc.ErrorInfo of an UNAVAILABLE that a controller itself gives: it is there,
 // its store is not.
 const StoreUnreachable = "STORE_UNREACHABLE"
+
+// ReasonNodeSilent is the reason of an UNAVAILABLE that is a node's: its agent does not answer.
+const ReasonNodeSilent = "NODE_SILENT"
 
 // Limits on what is told of an error, which travels in HTTP headers: a message repeats what the caller sent.
 const (

@@ -195,6 +195,13 @@ func elements[M, E any](parse func(string) (E, error), set func(M, []E)) func(ca
 // none is the value that empties a list or stands for an absent address.
 const none = "none"
 
+func orNone(s string) string {
+	if s == none {
+		return ""
+	}
+	return s
+}
+
 // split takes "a<sep>b" apart; what names the two halves in the error.
 func split(s, sep, what string) (before, after string, err error) {
 	before, after, ok := strings.Cut(s, sep)

@@ -35,6 +35,8 @@ func (a *app) networkCmd() *cobra.Command {
 			{Head: "UP", Path: "admin_state_up", Wide: true},
 			{Head: "DOMAIN", Path: "dns_domain", Wide: true},
 			{Head: "DHCP ON", Path: "dhcp_placement.nodes", Wide: true},
+			{Head: "DHCP SERVERS", Path: "dhcp_servers", Wide: true},
+			{Head: "POOL", Path: "pool", Wide: true},
 			{Head: "CREATED", Path: "create_time", Wide: true},
 		},
 		filters:  []listFilter{{flag: "type", usage: "of this `type`", path: "type"}, {flag: "physnet", usage: "on this physical `network`", path: "physical_network"}},
@@ -57,6 +59,8 @@ func networkAttrs() []attr[*weftv1.Network] {
 		{flag: "shared", usage: "usable by every project", shape: boolean, on: onBoth, field: "shared", set: flag(func(n net, b bool) { n.Shared = b })},
 		{flag: "mtu", usage: "`bytes` of IP payload per frame (default: what the underlay leaves)", on: onBoth, field: "mtu", set: number(func(n net, v uint32) { n.Mtu = int32(v) })}, //nolint:gosec // too large is negative and refused
 		{flag: "dns-domain", usage: "`domain` of its VMs (default: weft.internal)", on: onBoth, field: "dns_domain", set: text(func(n net, s string) { n.DnsDomain = s })},
+		{flag: "dhcp-servers", usage: "on `N` nodes its DHCP is served (default, and 0: as the pool says)", on: onBoth, field: "dhcp_servers", set: number(func(n net, v uint32) { n.DhcpServers = int32(v) })}, //nolint:gosec // too large is negative and refused
+		{flag: "pool", usage: "only nodes of this `pool` serve its DHCP (none: of any)", on: onBoth, field: "pool", kind: client.Pool, set: text(func(n net, s string) { n.Pool = orNone(s) })},
 	}...)
 }
 

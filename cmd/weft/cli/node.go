@@ -22,16 +22,28 @@ func (a *app) nodeCmd() *cobra.Command {
 			{Head: "TUNNEL IP", Path: "tunnel_ip"},
 			{Head: "BRIDGES", Path: "bridge_mappings"},
 			{Head: "PORTS", Path: "port_count"},
+			{Head: "POOL", Path: "pool"},
+			{Head: "CORDONED", Path: "cordoned"},
+			{Head: "DRAINING", Path: "draining"},
 			{Head: "PROBLEMS", Path: "problems"},
+			{Head: "ZONE", Path: "zone", Wide: true},
+			{Head: "CAPACITY", Path: "capacity", Wide: true},
+			{Head: "UPLINKS", Path: "uplinks", Wide: true},
 			{Head: "LABELS", Path: "labels", Wide: true},
 			{Head: "DATAPATH", Path: "datapath_type", Wide: true},
 			{Head: "VERSION", Path: "agent_version", Wide: true},
 			{Head: "STARTED", Path: "start_time", Wide: true},
 			{Head: "ROUTERS", Path: "routers", Wide: true},
+			{Head: "ACTIVE ROUTERS", Path: "active_routers", Wide: true},
 			{Head: "DHCP NETWORKS", Path: "dhcp_networks", Wide: true},
 		},
-		filters: []listFilter{{flag: "role", usage: "of this `role`: compute or network", path: "roles"}},
+		filters: []listFilter{
+			{flag: "role", usage: "of this `role`: compute or network", path: "roles"},
+			{flag: "pool", usage: "of this `pool`", path: "pool", kind: client.Pool},
+		},
 	}), a.showCmd(client.Node), a.labelCmd(), a.deleteCmd(client.Node))
+	cmd.AddCommand(a.cordonCmds()...)
+	cmd.AddCommand(a.drainCmd(), a.diffCmd())
 	return group(cmd)
 }
 

@@ -15,22 +15,27 @@ func (a *app) routerCmd() *cobra.Command {
 	cmd.AddCommand(standard(a, noun[router]{
 		kind: client.Router, createVerb: "create", createUse: "NAME", createArgs: cobra.ExactArgs(1),
 		createComplete: cobra.NoFileCompletions,
-		createExample:  "  weft router create r1\n  weft router gateway set r1 ext1\n  weft router interface add r1 sub1",
+		createExample:  "  weft router create r1 --ha 3\n  weft router gateway set r1 ext1\n  weft router interface add r1 sub1",
 		create: func(c call, args []string) (router, error) {
 			return &weftv1.Router{Name: args[0], Project: c.givenProject()}, nil
 		},
 		blank: func(id string) router { return &weftv1.Router{Id: id} },
 		attrs: append(upDown("admin_state_up", func(r router, up bool) { r.AdminStateUp = proto.Bool(up) }),
-			attr[router]{flag: "name", usage: "new `name`", on: onUpdate, field: "name", set: text(func(r router, s string) { r.Name = s })}),
+			attr[router]{flag: "name", usage: "new `name`", on: onUpdate, field: "name", set: text(func(r router, s string) { r.Name = s })},
+			attr[router]{flag: "ha", usage: "on `N` nodes it is kept ready (default, and 0: as the pool says)", on: onBoth, field: "ha", set: number(func(r router, v uint32) { r.Ha = int32(v) })}, //nolint:gosec // too large is negative and refused
+			attr[router]{flag: "pool", usage: "only nodes of this `pool` hold it (none: of any one)", on: onBoth, field: "pool", kind: client.Pool, set: text(func(r router, s string) { r.Pool = orNone(s) })}),
 		columns: []render.Column{
 			{Head: "ID", Path: "id"},
 			{Head: "NAME", Path: "name"},
 			{Head: "GATEWAY", Path: "external_gateway.fixed_ips.ip_address"},
 			{Head: "INTERFACES", Path: "interfaces.ip_address"},
 			{Head: "NODES", Path: "placement.nodes"},
+			{Head: "ACTIVE ON", Path: "active_node"},
 			{Head: "STATUS", Path: "status.state"},
 			{Head: "GATEWAY NETWORK", Path: "external_gateway.network_id", Wide: true},
 			{Head: "ROUTES", Path: "routes", Wide: true},
+			{Head: "HA", Path: "ha", Wide: true},
+			{Head: "POOL", Path: "pool", Wide: true},
 			{Head: "UP", Path: "admin_state_up", Wide: true},
 			{Head: "PROJECT", Path: "project", Wide: true},
 			{Head: "CREATED", Path: "create_time", Wide: true},
@@ -39,10 +44,11 @@ func (a *app) routerCmd() *cobra.Command {
 			{flag: "external-network", usage: "with its gateway on this `network`", path: "external_gateway.network_id", kind: client.Network},
 			{flag: "subnet", usage: "with an interface in this `subnet`", path: "interfaces.subnet_id", kind: client.Subnet},
 			{flag: "host", usage: "placed on this `node`", path: "placement.nodes", kind: client.Node},
+			{flag: "active-on", usage: "active on this `node`", path: "active_node", kind: client.Node},
 		},
 		projects: true, waits: true,
 	})...)
-	cmd.AddCommand(a.gatewayCmd(), a.interfaceCmd(), a.routeCmd())
+	cmd.AddCommand(a.gatewayCmd(), a.interfaceCmd(), a.routeCmd(), a.moveCmd())
 	return group(cmd)
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli"
@@ -62,7 +63,7 @@ func TestScripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar,
+					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "active": c.activeCmd, "answer": c.answerCmd,
 				},
 			})
 		})
@@ -141,6 +142,46 @@ func (c controller) reportCmd(ts *testscript.TestScript, _ bool, args []string) 
 	c.commit(ts, func(t *txn.Txn) { t.Put(keys.Status(args[0], args[1], args[2]), r) })
 }
 
+// activeCmd is `active ROUTER NODE`: it writes what an agent that takes a router over writes.
+func (c controller) activeCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: active ROUTER NODE")
+	}
+	c.commit(ts, func(t *txn.Txn) { t.Put(keys.Active(args[0]), &storev1.ActiveRouter{Node: args[1], Epoch: 1 << 20}) })
+}
+
+// answerCmd is `answer NODE [KIND OBJECT DESIRED]`: from now on the node's agent answers questions so.
+func (c controller) answerCmd(ts *testscript.TestScript, _ bool, args []string) {
+	answer := &storev1.Answer{}
+	switch len(args) {
+	case 1:
+	case 4:
+		answer.Differences = []*weftv1.Difference{{Kind: args[1], Object: args[2], Desired: args[3]}}
+	default:
+		ts.Fatalf("usage: answer NODE [KIND OBJECT DESIRED]")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	ts.Defer(func() { cancel(); <-done })
+	asked := c.store.Client().Watch(ctx, keys.Asks(args[0]), clientv3.WithPrefix())
+	go func() {
+		defer close(done)
+		for resp := range asked {
+			for _, ev := range resp.Events {
+				k, err := keys.Parse(string(ev.Kv.Key))
+				if err != nil || !ev.IsCreate() {
+					continue
+				}
+				t := &txn.Txn{}
+				t.Put(keys.Answer(args[0], k.ID()), answer)
+				if _, err := c.store.Commit(ctx, t, 0); err != nil {
+					ts.Logf("answering: %v", err)
+				}
+			}
+		}
+	}()
+}
+
 // jsonVar is `jsonvar VAR PATH`: it sets a variable to a value in the JSON printed last, e.g. 0.fixed_ips.0.ip_address.
 func jsonVar(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
@@ -199,6 +240,9 @@ func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
 		{"segment range add --type vlan --range 5", `"5" is not of the form MIN-MAX`},
 		{"segment range add --type vlan --range a-b", `"a" is not a number`},
 		{"node label n x", `"x" is neither KEY=VALUE nor KEY-`},
+		{"router move r", "--to is needed"},
+		{"pool set p --ha many", `--ha: "many" is not a number`},
+		{"node cordon", "requires at least 1 arg"},
 		{"watch cats", `"cats" is not one of floatingip, network`},
 		{"apply", "-f is needed"},
 		{"apply -f /does/not/exist", "no such file"},

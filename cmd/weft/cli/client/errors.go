@@ -17,6 +17,8 @@ type Error struct {
 	Message string
 	// Fields are the violations that the controller names, in its order; empty when it is not about fields.
 	Fields []FieldError
+	// Reason is what a controller's google.rpc.ErrorInfo says, "" when there is none.
+	Reason string
 }
 
 // FieldError is what is wrong with one field of the request, by its path, e.g. "fixed_ips[0].ip_address".
@@ -36,9 +38,18 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// nodeSilent is the reason of an error that is a node's: its agent does not answer, the controllers do.
+const nodeSilent = "NODE_SILENT"
+
 // Unreachable reports whether no controller answered, or none could reach the store; the same call may work later.
 func (e *Error) Unreachable() bool {
-	return e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded
+	return (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) && e.Reason != nodeSilent
+}
+
+// IsNotFound reports whether an error is an Error that says that there is no such object.
+func IsNotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == codes.NotFound
 }
 
 // IsUnreachable reports whether an error is an Error that is Unreachable.
@@ -55,7 +66,6 @@ func (c *Client) fail(err error) *Error {
 	}
 	s := status.Convert(err)
 	e = &Error{Code: s.Code(), Message: s.Message()}
-	answered := false
 	for _, d := range s.Details() {
 		switch d := d.(type) {
 		case *errdetails.BadRequest:
@@ -63,10 +73,10 @@ func (c *Client) fail(err error) *Error {
 				e.Fields = append(e.Fields, FieldError{v.GetField(), v.GetDescription()})
 			}
 		case *errdetails.ErrorInfo: // a controller's own word, that its store can't be reached
-			answered = true
+			e.Reason = d.GetReason()
 		}
 	}
-	if e.Unreachable() && !answered {
+	if e.Unreachable() && e.Reason == "" {
 		e.Message = fmt.Sprintf("no controller at %s can answer: %s", strings.Join(c.servers, ", "), innermost(s.Message()))
 	}
 	return e

@@ -28,9 +28,11 @@ const (
 	FloatingIP   Kind = "FloatingIp"
 	SegmentRange Kind = "SegmentRange"
 	Node         Kind = "Node"
+	Pool         Kind = "Pool"
 )
 
-// Kinds returns all kinds, in the order in which one rests on another.
+// Kinds returns all kinds but Pool, in the order in which one rests on another. Pools come and go with their nodes: they are
+// neither created nor deleted.
 func Kinds() []Kind {
 	return []Kind{SegmentRange, Network, Subnet, Router, Port, FloatingIP, Node}
 }
@@ -178,7 +180,7 @@ func elements(resp protoreflect.Message) (objs []proto.Message, next string) {
 // also its address. No such object is an error, and so are several, with the candidates. An external network of another
 // project is found when the project has none of that name.
 func (c *Client) Resolve(ctx context.Context, k Kind, project, ref string) (string, error) {
-	if _, err := uuid.Parse(ref); err == nil || k == Node {
+	if _, err := uuid.Parse(ref); err == nil || k == Node || k == Pool {
 		return ref, nil
 	}
 	if ref == "" {

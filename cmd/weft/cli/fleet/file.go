@@ -33,16 +33,19 @@ type SegmentRange struct {
 
 // Network is a wanted weft.v1.Network with its subnets.
 type Network struct {
-	Name            string   `json:"name"`
-	Type            *string  `json:"type"`
-	PhysicalNetwork *string  `json:"physical_network"`
-	SegmentationID  *uint32  `json:"segmentation_id"`
-	MTU             *int32   `json:"mtu"`
-	External        *bool    `json:"external"`
-	Shared          *bool    `json:"shared"`
-	AdminStateUp    *bool    `json:"admin_state_up"`
-	DNSDomain       *string  `json:"dns_domain"`
-	Subnets         []Subnet `json:"subnets"`
+	Name            string  `json:"name"`
+	Type            *string `json:"type"`
+	PhysicalNetwork *string `json:"physical_network"`
+	SegmentationID  *uint32 `json:"segmentation_id"`
+	MTU             *int32  `json:"mtu"`
+	External        *bool   `json:"external"`
+	Shared          *bool   `json:"shared"`
+	AdminStateUp    *bool   `json:"admin_state_up"`
+	DNSDomain       *string `json:"dns_domain"`
+	DHCPServers     *int32  `json:"dhcp_servers"`
+	// Pool may be "none".
+	Pool    *string  `json:"pool"`
+	Subnets []Subnet `json:"subnets"`
 }
 
 // Subnet is a wanted weft.v1.Subnet.
@@ -105,11 +108,14 @@ func (f *FixedIP) fromString(s string) error {
 
 // Router is a wanted weft.v1.Router.
 type Router struct {
-	Name         string      `json:"name"`
-	AdminStateUp *bool       `json:"admin_state_up"`
-	Gateway      *Gateway    `json:"gateway"`
-	Interfaces   []Interface `json:"interfaces"`
-	Routes       []Route     `json:"routes"`
+	Name         string `json:"name"`
+	AdminStateUp *bool  `json:"admin_state_up"`
+	HA           *int32 `json:"ha"`
+	// Pool may be "none".
+	Pool       *string     `json:"pool"`
+	Gateway    *Gateway    `json:"gateway"`
+	Interfaces []Interface `json:"interfaces"`
+	Routes     []Route     `json:"routes"`
 }
 
 // Gateway is a router's way out: the name of a network, {network, …}, or "none".

@@ -51,7 +51,7 @@ func (p *planner) network(w where, n Network) {
 	obj := &weftv1.Network{Name: n.Name, Project: p.project}
 	wish := wish{
 		where: w, phase: phaseNetwork, noun: nounNetwork, name: n.Name, object: obj,
-		mutable: []string{"admin_state_up", "shared", "external", "mtu", "dns_domain"},
+		mutable: []string{"admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool"},
 	}
 	given(&wish, "type", n.Type, func(s string) { obj.Type = p.networkType(w, s) })
 	chosen(&wish, "physical_network", n.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
@@ -61,6 +61,8 @@ func (p *planner) network(w where, n Network) {
 	given(&wish, "shared", n.Shared, func(b bool) { obj.Shared = b })
 	given(&wish, "admin_state_up", n.AdminStateUp, func(b bool) { obj.AdminStateUp = &b })
 	chosen(&wish, "dns_domain", n.DNSDomain, func(s string) { obj.DnsDomain = s })
+	given(&wish, "dhcp_servers", n.DHCPServers, func(v int32) { obj.DhcpServers = v })
+	given(&wish, "pool", n.Pool, func(s string) { obj.Pool = orNone(s) })
 	cur, stored := known(p, p.current.Networks, nounNetwork, n.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateNetworkRequest{Network: obj} },

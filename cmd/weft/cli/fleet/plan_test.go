@@ -113,6 +113,11 @@ networks: [{name: x}]`, nil},
 			},
 		},
 		{
+			"nodes and pools", "networks: [{name: one, pool: a}, {name: m, dhcp_servers: 1, pool: none}]\nrouters: [{name: r, ha: 2, pool: a}]",
+			"networks: [{name: one, pool: none}, {name: m, dhcp_servers: 3, pool: none}]\nrouters: [{name: r, ha: 0, pool: b}]",
+			[]string{"updated network one: pool", "updated network m: dhcp_servers", "updated router r: ha, pool"},
+		},
+		{
 			"interfaces and gateway left out stay", nets + "routers: [{name: r1, interfaces: [a], gateway: ext}]",
 			nets + "routers: [{name: r1}]", nil,
 		},

@@ -10,8 +10,10 @@ import (
 
 func (p *planner) router(w where, r Router) {
 	obj := &weftv1.Router{Name: r.Name, Project: p.project}
-	wish := wish{where: w, phase: phaseRouter, noun: nounRouter, name: r.Name, object: obj, mutable: []string{"admin_state_up"}}
+	wish := wish{where: w, phase: phaseRouter, noun: nounRouter, name: r.Name, object: obj, mutable: []string{"admin_state_up", "ha", "pool"}}
 	given(&wish, "admin_state_up", r.AdminStateUp, func(b bool) { obj.AdminStateUp = &b })
+	given(&wish, "ha", r.HA, func(v int32) { obj.Ha = v })
+	given(&wish, "pool", r.Pool, func(s string) { obj.Pool = orNone(s) })
 	cur, stored := known(p, p.current.Routers, nounRouter, r.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateRouterRequest{Router: obj} },

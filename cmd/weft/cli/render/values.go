@@ -186,6 +186,10 @@ func compact(m protoreflect.Message) string {
 		return clean(v.GetName() + "=" + v.GetValue())
 	case *weftv1.NodeRejection:
 		return clean(v.GetNode() + ": " + v.GetReason())
+	case *weftv1.RouterInstance:
+		return instance(v)
+	case *weftv1.Uplink:
+		return uplink(v)
 	}
 	var parts []string
 	fds := m.Descriptor().Fields()
@@ -195,6 +199,26 @@ func compact(m protoreflect.Message) string {
 		}
 	}
 	return strings.Join(parts, " ")
+}
+
+func instance(v *weftv1.RouterInstance) string {
+	role := "standby"
+	if v.GetActive() {
+		role = "active"
+	}
+	out := v.GetNode() + ": " + role + ", " + state(v.GetState())
+	if v.GetMessage() != "" {
+		out += ": " + v.GetMessage()
+	}
+	return clean(out)
+}
+
+func uplink(v *weftv1.Uplink) string {
+	out := v.GetPhysicalNetwork() + " by " + v.GetBridge() + ": proven"
+	if !v.GetProven() {
+		out = v.GetPhysicalNetwork() + " by " + v.GetBridge() + ": not proven: " + v.GetReason()
+	}
+	return clean(out)
 }
 
 // clean replaces what would change the terminal or the shape of the table: whatever an object holds, a cell is text.
