@@ -116,10 +116,9 @@ func look(ctx context.Context, l *lab.Lab) (*sight, error) {
 
 func (s *sight) findings() findings {
 	out := s.store.join()
-	for name, h := range s.hosts {
-		e := expect(s.store, h)
-		out = append(out, e.compare()...)
-		out = append(out, s.store.truth(name)...)
+	for _, h := range s.hosts {
+		out = append(out, expect(s.store, h).compare()...)
+		out = append(out, s.store.truth(h)...)
 	}
 	return append(out, s.forwarders()...)
 }

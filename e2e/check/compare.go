@@ -73,7 +73,7 @@ func (e *expected) compareBridges(out *findings) {
 func (e *expected) comparePorts(out *findings) {
 	vlans := e.host.vlans()
 	for name, p := range e.host.ports {
-		if p.err != "" && (p.owned() || p.bridge == "br-int") {
+		if p.err != "" && p.owned() {
 			out.addf(Exact, e.node, "interface %s: %s", name, p.err)
 		}
 		want, ok := e.ports[name]

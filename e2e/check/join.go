@@ -351,13 +351,14 @@ func (j *joining) concerned(node, kind, id string) bool {
 }
 
 // truth checks that a node that is alive has reported every object that concerns it at the revision that is stored.
-func (s *store) truth(node string) findings {
+func (s *store) truth(h *host) findings {
 	var out findings
+	node := h.name
 	if _, alive := s.live[node]; !alive {
 		out.addf(Truth, node, "its agent is not alive")
 		return out
 	}
-	t := reporting{s, node, &out}
+	t := reporting{s, node, &out, h}
 	for id, p := range s.ports {
 		_, plugged := s.plugs[keys.Plug(node, id)]
 		own := ofRouter(p.msg) || p.msg.GetDeviceOwner() == ownerDHCP
@@ -401,6 +402,7 @@ type reporting struct {
 	*store
 	node  string
 	found *findings
+	host  *host
 }
 
 func state(up bool) weftv1.State {
@@ -414,7 +416,17 @@ func (t reporting) portState(p *weftv1.Port) weftv1.State {
 	if n := t.networks[p.GetNetworkId()].msg; up(p.AdminStateUp) && !up(n.AdminStateUp) { //nolint:protogetter // presence
 		return weftv1.State_STATE_ERROR
 	}
+	if t.deviceless(p) && up(p.AdminStateUp) { //nolint:protogetter // presence
+		return weftv1.State_STATE_ERROR
+	}
 	return state(up(p.AdminStateUp)) //nolint:protogetter // presence
+}
+
+// deviceless reports whether the port's interface is one that somebody plugged whose device does not exist: after a reboot,
+// the database remembers VMs that have not been started again.
+func (t reporting) deviceless(p *weftv1.Port) bool {
+	i := t.host.ports[t.host.plugged()[p.GetId()]]
+	return i != nil && i.number == 0 && i.err != ""
 }
 
 func (t reporting) expect(kind, id string, revision int64, want weftv1.State) {
