@@ -84,6 +84,10 @@ test-unit: ## run every package's own tests with the race detector, fuzz seeds i
 e2e: build ## run the scenarios on simulated hosts (needs root)
 	@if [ -d e2e ]; then go test -count=1 -timeout 30m ./e2e/...; else echo "e2e: no scenarios yet"; fi
 
+.PHONY: e2e-faults
+e2e-faults: deps build ## make every fault of the matrix under traffic and write the table of docs/failure.md (needs root; half an hour)
+	@go run -buildvcs=false ./e2e/faultmatrix --update docs/failure.md $(FAULTS)
+
 .PHONY: bench
 bench: deps build ## measure the figures of docs/benchmarks.md in the default lab (needs root)
 	@if [ -d e2e/bench ]; then go run -buildvcs=false ./e2e/bench; else echo "bench: e2e/bench is not there yet" >&2; exit 1; fi
