@@ -121,7 +121,7 @@ func (b *bench) fillCold(ctx context.Context) error {
 	group.SetLimit(cleaners)
 	for i, s := range segments {
 		group.Go(func() error {
-			_, err := b.routerNamed(ctx, "router-"+strconv.Itoa(i), s)
+			_, err := b.routerOf(ctx, &weftv1.Router{Name: "router-" + strconv.Itoa(i)}, s)
 			return err
 		})
 	}

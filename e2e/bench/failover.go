@@ -30,24 +30,16 @@ func faults() []fault {
 			func(ctx context.Context, _ *bench, h *lab.Host) error { return h.Kill(ctx, lab.VSwitchDaemon) },
 			func(ctx context.Context, _ *bench, h *lab.Host) error { return h.Start(ctx, lab.VSwitchDaemon) },
 		},
-		{"uplink", "its uplink cut (link down)", carrier("ext1", "down"), carrier("ext1", "up")},
+		{
+			"uplink", "its uplink cut (link down)",
+			func(_ context.Context, _ *bench, h *lab.Host) error { return h.CutCarrier("ext1") },
+			func(_ context.Context, _ *bench, h *lab.Host) error { return h.Heal("ext1") },
+		},
 		{
 			"underlay", "its underlay cut (frames lost, link up)",
 			func(_ context.Context, _ *bench, h *lab.Host) error { return h.Cut(lab.Underlay) },
 			func(_ context.Context, _ *bench, h *lab.Host) error { return h.Heal(lab.Underlay) },
 		},
-	}
-}
-
-// carrier sets the switch's port that a host is plugged into: with it, the host's own device loses its carrier.
-func carrier(network, state string) func(context.Context, *bench, *lab.Host) error {
-	return func(ctx context.Context, b *bench, h *lab.Host) error {
-		link, ok := h.Info.Link(network)
-		if !ok {
-			return fmt.Errorf("%s has no cable to %s", h.Info.Name, network)
-		}
-		_, err := b.lab.Switch().Exec(ctx, "ip", "link", "set", link.SwitchPort, state)
-		return err
 	}
 }
 

@@ -35,6 +35,7 @@ func switchRestarts() []measurement {
 		out = append(out, measurement{r.name, measureSwitch(r.id, r.restart), []figure{
 			{ID: r.id, Name: r.name + ": outage, median of the ports", Unit: "ms", Between: r.how + "; " + pings},
 			{ID: r.id + "-worst", Name: "same: of the worst port", Unit: "ms", Reach: 300, Every: true, Between: "the same pings"},
+			{ID: r.id + "-ovs", Name: "same: of it, until Open vSwitch runs again", Unit: "ms", Between: r.how + ": the signal or the command is given -> ovs-vswitchd has configured its ports; what no control plane can save"},
 			{ID: r.id + "-stuck", Name: "same: ports that stay silent", Unit: "ports", Zero: true, Between: "ports that do not answer 30 s after"},
 		}})
 	}
@@ -89,7 +90,9 @@ func (b *bench) switchRound(ctx context.Context, got samples, id string, asker g
 	if err := settle(ctx); err != nil {
 		return err
 	}
+	began := stopwatch()
 	restarted := restart()
+	got.took(id+"-ovs", began())
 	before := fan.Snapshot()
 	stuck := until(ctx, "all ports answer", func() (bool, error) {
 		now, silent := fan.Snapshot(), 0

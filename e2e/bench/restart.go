@@ -116,7 +116,7 @@ func (b *bench) routers(ctx context.Context, n *loaded) error {
 		if err != nil {
 			return err
 		}
-		r, err := b.router(ctx, s)
+		r, err := b.routerOf(ctx, &weftv1.Router{Name: b.name("router"), Ha: 1}, s)
 		if err != nil {
 			return err
 		}

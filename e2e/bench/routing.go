@@ -65,12 +65,12 @@ func (b *bench) outside(ctx context.Context) (*lab.External, error) {
 
 // router makes a router with a gateway to the outside and an interface on each segment.
 func (b *bench) router(ctx context.Context, segments ...segment) (*weftv1.Router, error) {
-	return b.routerNamed(ctx, b.name("router"), segments...)
+	return b.routerOf(ctx, &weftv1.Router{Name: b.name("router")}, segments...)
 }
 
-// routerNamed does that for callers that are several.
-func (b *bench) routerNamed(ctx context.Context, name string, segments ...segment) (*weftv1.Router, error) {
-	r, err := b.CreateRouter(ctx, &weftv1.CreateRouterRequest{Router: &weftv1.Router{Name: name}})
+// routerOf does that for callers that are several, or want a router in particular.
+func (b *bench) routerOf(ctx context.Context, like *weftv1.Router, segments ...segment) (*weftv1.Router, error) {
+	r, err := b.CreateRouter(ctx, &weftv1.CreateRouterRequest{Router: like})
 	if err != nil {
 		return nil, fmt.Errorf("create a router: %w", err)
 	}

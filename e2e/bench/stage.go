@@ -29,6 +29,7 @@ func stages() []stage {
 		{lab: "bench", measurements: slices.Concat(wiring(), routing(), addressing(), streams(), restarts(), rates(), scale())},
 		{lab: "bench-ha", shape: poolShape, prepare: preparePool, measurements: slices.Concat(failovers(), drains(), outages())},
 		{lab: "bench-ovs", shape: switchShape, measurements: switchRestarts()},
+		{lab: "bench-standby", shape: standbyShape, measurements: standbys()},
 		{lab: "bench-cold", shape: coldShape, measurements: coldStarts()},
 	}
 }
