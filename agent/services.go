@@ -31,6 +31,7 @@ type services struct {
 	dhcp     *dhcp.Manager
 	announce *garp.Announcer
 	forget   conntrack.Forgetter
+	notes    notes
 	ovs      switching
 	log      *slog.Logger
 	metrics  *metrics // nil where nothing is audited
@@ -42,6 +43,10 @@ type services struct {
 
 func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logger) (*services, error) {
 	ns, err := netns.New(netns.Options{StateDir: cfg.StateDir, Log: log, Held: ovs.held})
+	if err != nil {
+		return nil, err
+	}
+	notes, err := newNotes(cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +65,7 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 	}
 	return &services{
 		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, ovs: ovs, log: log,
-		forget: conntrack.Forgetter{Enter: ns.Run}, floating: map[string]map[netip.Addr]netip.Addr{},
+		forget: conntrack.Forgetter{Enter: ns.Run}, notes: notes, floating: map[string]map[netip.Addr]netip.Addr{},
 	}, nil
 }
 
@@ -128,7 +133,13 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err := s.makeDevices(ctx, want.Namespace); err != nil {
 		return err
 	}
+	if err := s.notes.write(id, moved(before, want.Floating)); err != nil {
+		return err
+	}
 	if err := s.nat.Ensure(ctx, name, want.Namespace.IPTables); err != nil {
+		return err
+	}
+	if err := s.ns.Run(name, conntrack.TellAll); err != nil {
 		return err
 	}
 	if err := s.awaitOVS(want.Namespace); err != nil {
@@ -147,53 +158,6 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	}
 	_, err = s.ns.Prune(ctx, want.Namespace)
 	return err
-}
-
-// floatingBefore is which floating IPs connections may be tied to: what was built last or, for a router that an earlier
-// agent built, what its NAT rules say.
-func (s *services) floatingBefore(ctx context.Context, id, name string) (map[netip.Addr]netip.Addr, error) {
-	s.mu.Lock()
-	before, ok := s.floating[id]
-	s.mu.Unlock()
-	if ok {
-		return before, nil
-	}
-	if owned, err := s.ns.Owned(name); err != nil || !owned {
-		return nil, err
-	}
-	rules, err := s.nat.Rules(ctx, name, "nat", plan.ChainDNAT)
-	if err != nil {
-		return nil, err
-	}
-	before = plan.ParseDNAT(rules)
-	s.setFloating(id, before) // the rules are about to change, and a later attempt must still know
-	return before, nil
-}
-
-func (s *services) setFloating(id string, floating map[netip.Addr]netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.floating[id] = floating
-}
-
-// forgetGone ends the connections of floating IPs that have gone or lead elsewhere: conntrack would go on translating
-// them the old way.
-func (s *services) forgetGone(ctx context.Context, id, name string, before, now map[netip.Addr]netip.Addr) error {
-	var gone []netip.Addr
-	for ip, fixed := range before {
-		if now[ip] != fixed {
-			gone = append(gone, ip)
-		}
-	}
-	if len(gone) > 0 {
-		n, err := s.forget.Forget(ctx, name, gone...)
-		if err != nil {
-			return err
-		}
-		s.log.Info("connections of moved floating IPs ended", "router", id, "floating", gone, "connections", n)
-	}
-	s.setFloating(id, now)
-	return nil
 }
 
 // tell announces addresses that are new on their link.
@@ -256,6 +220,9 @@ func (s *services) remove(ctx context.Context, u unit) error {
 		return err
 	}
 	s.nat.Forget(name)
+	if err := s.notes.remove(u.id); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.floating, u.id)
