@@ -15,10 +15,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/schema"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -447,10 +447,10 @@ func TestAnUnreachableStoreIsSaidToBeOneInTime(t *testing.T) {
 
 func TestAStoreOfAnotherVersionIsRefused(t *testing.T) {
 	b := newBench(t)
-	b.put(keys.Schema, wrapperspb.Int64(2))
+	b.put(keys.Schema, schema.Value(schema.Version+1))
 	_, err := controller.Start(b.context(), controller.Options{Client: b.etcdClient, UnderlayMTU: 1500, Log: slog.New(slog.DiscardHandler)})
-	if err == nil || !contains(err.Error(), "version 2") {
-		t.Errorf("Start = %v, want an error that names version 2", err)
+	if err == nil || !contains(err.Error(), fmt.Sprintf("version %d", schema.Version+1)) {
+		t.Errorf("Start = %v, want an error that names version %d", err, schema.Version+1)
 	}
 }
 
@@ -651,7 +651,7 @@ func TestAStoppedControllerLeavesNothingRunning(t *testing.T) {
 	r.stop()
 	stacks := make([]byte, 1<<22)
 	stacks = stacks[:runtime.Stack(stacks, true)] // goleak would name the test's own etcd
-	for _, ours := range []string{"/proto/mirror.", "/controller/fleet.", "/controller/binder.", "/controller/placer.", "/controller/api."} {
+	for _, ours := range []string{"/proto/mirror.", "/controller/fleet.", "/controller/binder.", "/controller/keeper.", "/controller/leader.", "/controller/api."} {
 		if contains(string(stacks), ours) {
 			t.Errorf("something of %s still runs:\n%s", ours, stacks)
 		}

@@ -20,8 +20,8 @@ import (
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/binder"
 	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
-	"github.com/weft-sdn/weft/controller/placer"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 )
@@ -35,6 +35,8 @@ type Options struct {
 	Log         *slog.Logger
 	// Name is this replica's, for the operator who wants to know who leads.
 	Name string
+	// NodeDeadAfter is how long a node whose lease has ended keeps what is planned on it; 0 is the keeper's default.
+	NodeDeadAfter time.Duration
 	// Observe, if not nil, is told whenever the replica begins or ends to lead; see leader.Options.
 	Observe func(leader.State)
 }
@@ -69,17 +71,16 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	p := placer.New(s, c.fleet, opts.Log)
 	c.server = newServer(opts.Log)
 	api.New(api.Options{
-		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Unplaced: p.Kick, Ending: background.Done(),
+		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Ending: background.Done(),
 	}).Register(c.server)
 	healthv1.RegisterHealthServer(c.server, c.health)
 	reflection.Register(c.server)
-	c.wg.Go(func() { p.Run(background) })
 	c.wg.Go(func() { binder.New(s, opts.Log).Run(background) })
 	c.observe(leader.State{})
-	c.wg.Go(func() { c.elector(s).Run(background, c.lead) })
+	work := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: opts.Log, DeadAfter: opts.NodeDeadAfter})
+	c.wg.Go(func() { c.elector(s).Run(background, work.Run) })
 	return c, nil
 }
 
@@ -91,9 +92,6 @@ func (c *Controller) elector(s *store.Store) *leader.Elector {
 		},
 	})
 }
-
-// lead is the work of the one replica that leads.
-func (*Controller) lead(ctx context.Context, _ leader.Term) { <-ctx.Done() }
 
 // observe says in the health service whether this replica leads.
 func (c *Controller) observe(state leader.State) {

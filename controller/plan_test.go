@@ -28,6 +28,7 @@ import (
 func newPool(t testing.TB, n int) *world {
 	t.Helper()
 	b := newBench(t)
+	b.put(keys.Leader("0"), &storev1.Leader{Name: "the test"}) // it edits plans itself
 	w := &world{bench: b, replica: b.replica(), ctx: b.context()}
 	for i := range n {
 		a := networkNode("ext1")

@@ -130,7 +130,10 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
-	c, err := controller.Start(starting, controller.Options{Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name})
+	c, err := controller.Start(starting, controller.Options{
+		Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name,
+		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
+	})
 	if err != nil {
 		return fmt.Errorf("store %v: %w", client.Endpoints(), err)
 	}

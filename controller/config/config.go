@@ -35,6 +35,8 @@ type Config struct {
 	EtcdElection Duration `json:"etcd_election"`
 	// UnderlayMTU is the MTU in bytes of the network between the nodes.
 	UnderlayMTU int `json:"underlay_mtu"`
+	// NodeDeadAfterSeconds is how long a node whose agent's lease has ended keeps what is planned on it, in seconds.
+	NodeDeadAfterSeconds int `json:"node_dead_after_seconds"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `json:"log_level"`
 }
@@ -62,7 +64,7 @@ const EnvPrefix = "WEFT_CONTROLLER_"
 func Default() Config {
 	return Config{
 		Listen: []string{"127.0.0.1:7680"}, DataDir: "/var/lib/weft/controller", EtcdListen: []string{"http://127.0.0.1:2379"},
-		EtcdTick: Duration(100 * time.Millisecond), EtcdElection: Duration(time.Second), UnderlayMTU: 1500, LogLevel: "info",
+		EtcdTick: Duration(100 * time.Millisecond), EtcdElection: Duration(time.Second), UnderlayMTU: 1500, NodeDeadAfterSeconds: 15, LogLevel: "info",
 	}
 }
 
@@ -105,7 +107,8 @@ func Settings() []Setting {
 		{"etcd_listen", "URLs of the embedded etcd for agents, comma separated", list(func(c *Config) *[]string { return &c.EtcdListen })},
 		{"etcd_tick", "heartbeat interval of the embedded etcd", func(c *Config, v string) error { return c.EtcdTick.UnmarshalText([]byte(v)) }},
 		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
-		{"underlay_mtu", "MTU in bytes of the network between the nodes", setMTU},
+		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
+		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},
 		{"log_level", "debug, info, warn or error", func(c *Config, v string) error { c.LogLevel = v; return nil }},
 	}
 }
@@ -127,11 +130,13 @@ func SetList(field *[]string, v string) {
 	}
 }
 
-func setMTU(c *Config, v string) (err error) {
-	if c.UnderlayMTU, err = strconv.Atoi(v); err != nil {
-		return fmt.Errorf("%q is not a number", v)
+func number(field func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, v string) (err error) {
+		if *field(c), err = strconv.Atoi(v); err != nil {
+			return fmt.Errorf("%q is not a number", v)
+		}
+		return nil
 	}
-	return nil
 }
 
 // Environment reads the variables that begin with EnvPrefix over the configuration. One that is not known is an error.
@@ -182,6 +187,9 @@ func (c *Config) Check() error {
 	}
 	if c.UnderlayMTU < 576 || c.UnderlayMTU > model.MaxMTU {
 		bad("underlay_mtu", "%d is not in 576..%d", c.UnderlayMTU, model.MaxMTU)
+	}
+	if c.NodeDeadAfterSeconds < 1 {
+		bad("node_dead_after_seconds", "%d is less than 1", c.NodeDeadAfterSeconds)
 	}
 	if c.EtcdTick <= 0 || c.EtcdElection < 5*c.EtcdTick {
 		bad("etcd_election", "must be at least five times etcd_tick")

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -69,6 +70,7 @@ type node struct {
 	ability  scheduler.Node // what the agent says, as the scheduler wants it
 	revision int64          // of the agent's description or the settings, whichever is later
 	alive    bool
+	left     time.Time                // when its agent was last seen to go
 	settings *storev1.NodeSettings    // nil: none
 	held     map[string]map[uuid]bool // kind -> ids bound or placed here; refused ports are not
 	active   map[uuid]bool            // those of the routers that are active here
@@ -93,6 +95,7 @@ type Fleet struct {
 	stop   chan struct{} // closed by Close
 	done   chan struct{} // closed when run has ended
 	ready  chan struct{} // closed when every family has been listed
+	began  time.Time
 
 	mu      sync.RWMutex
 	nodes   map[string]*node
@@ -102,6 +105,7 @@ type Fleet struct {
 	pools   map[string]pool
 	seen    map[keys.Family]int64
 	listed  map[string]bool
+	feeds   map[*Feed]bool
 	applied chan struct{} // closed and replaced whenever something was applied
 	changed chan struct{} // closed and replaced whenever a node or what it holds changed
 }
@@ -110,9 +114,9 @@ type Fleet struct {
 func New(s *store.Store, log *slog.Logger) *Fleet {
 	f := &Fleet{
 		mirror: mirror.New(s, mirror.Options{Log: log, Check: schema.Check}), log: log,
-		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}), began: time.Now(),
 		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]active{}, pools: map[string]pool{},
-		seen: map[keys.Family]int64{}, listed: map[string]bool{},
+		seen: map[keys.Family]int64{}, listed: map[string]bool{}, feeds: map[*Feed]bool{},
 		applied: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for _, family := range families {
@@ -210,11 +214,12 @@ func (f *Fleet) change(family keys.Family, c mirror.Change) error {
 	if err != nil {
 		return err
 	}
+	f.tell(k)
 	switch family { //nolint:exhaustive // those of the variable families
 	case keys.FamilyAgent:
 		return f.changeAgent(k.Scope(), c)
 	case keys.FamilyLive:
-		f.node(k.Scope()).alive = c.Value != nil
+		f.changeLive(f.node(k.Scope()), c.Value != nil)
 		return nil
 	case keys.FamilyNode:
 		return f.changeSettings(k.Scope(), c)
@@ -269,6 +274,13 @@ func (f *Fleet) node(name string) *node {
 		f.nodes[n.name] = n
 	}
 	return n
+}
+
+func (f *Fleet) changeLive(n *node, alive bool) {
+	if n.alive && !alive {
+		n.left = time.Now()
+	}
+	n.alive = alive
 }
 
 func (f *Fleet) changeAgent(name string, c mirror.Change) error {

@@ -61,18 +61,36 @@ type Term struct {
 // Guard appends the condition that the term has not ended.
 func (t Term) Guard(x *txn.Txn) { x.CreatedAt(t.Key, t.CreateRevision) }
 
-// Update is store.Update with the term's guard added to what build returns.
+// ErrEnded says that the term has ended.
+var ErrEnded = errors.New("the leadership has ended")
+
+// Update is store.Update with the term's guard added to what build returns. The error is ErrEnded when a conflict is due to
+// the term's end.
 func (t Term) Update(ctx context.Context, s *store.Store, build func(context.Context) (*txn.Txn, error)) (int64, error) {
+	again := false
 	return s.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
-		if err := ctx.Err(); err != nil {
-			return nil, err // a term that has ended would only meet conflicts
+		if err := t.going(ctx, s, again); err != nil {
+			return nil, err
 		}
+		again = true
 		x, err := build(ctx)
 		if x != nil {
 			t.Guard(x)
 		}
 		return x, err
 	})
+}
+
+// going is ErrEnded if there was a conflict and the key is gone; no two leases have the same.
+func (t Term) going(ctx context.Context, s *store.Store, conflict bool) error {
+	if !conflict {
+		return nil
+	}
+	snap, err := s.Read(ctx, store.Key(t.Key))
+	if err == nil && len(snap.Results[0].Entries) == 0 {
+		return ErrEnded
+	}
+	return err
 }
 
 // Elector stands for election. Make it with New; Run does the work.

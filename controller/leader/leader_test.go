@@ -376,8 +376,8 @@ func TestALeaderWhoseLeaseIsGoneStandsAgainWithAnother(t *testing.T) {
 	if _, err := next.Update(t.Context(), server.Store(), write); err != nil {
 		t.Errorf("a write of the new term: %v", err)
 	}
-	if _, err := term.Update(t.Context(), server.Store(), write); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("a write of the old term: %v, want a conflict", err)
+	if _, err := term.Update(t.Context(), server.Store(), write); !errors.Is(err, leader.ErrEnded) {
+		t.Errorf("a write of the old term: %v, want %v", err, leader.ErrEnded)
 	}
 }
 

@@ -1,0 +1,444 @@
+package keeper_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// image is what the store holds, as far as plans go.
+type image struct {
+	revision map[string]int64
+	live     map[string]bool
+	active   map[string]*storev1.ActiveRouter             // by router
+	bindings map[string]map[string]*storev1.RouterBinding // by router and node
+	servers  map[string]map[string]bool                   // by network and node
+	reports  map[string]*storev1.Report                   // by key
+}
+
+func newImage() *image {
+	return &image{
+		revision: map[string]int64{}, live: map[string]bool{}, active: map[string]*storev1.ActiveRouter{},
+		bindings: map[string]map[string]*storev1.RouterBinding{}, servers: map[string]map[string]bool{}, reports: map[string]*storev1.Report{},
+	}
+}
+
+// set takes a key in; value is nil when it is gone.
+func (m *image) set(key string, value []byte, revision int64) error {
+	m.revision[key] = revision
+	if value == nil {
+		delete(m.revision, key)
+	}
+	k, err := keys.Parse(key)
+	if err != nil {
+		return err
+	}
+	switch k.Family { //nolint:exhaustive // what plans are made of
+	case keys.FamilyLive:
+		m.live[k.Scope()] = value != nil
+	case keys.FamilyActive:
+		put(m.active, k.ID(), value, &storev1.ActiveRouter{})
+	case keys.FamilyStatus:
+		put(m.reports, key, value, &storev1.Report{})
+	case keys.FamilyHost:
+		if k.Kind() == keys.KindRouter {
+			put(inner(m.bindings, k.ID()), k.Scope(), value, &storev1.RouterBinding{})
+		}
+		if k.Kind() == keys.KindDHCP {
+			servers := inner(m.servers, k.ID())
+			if delete(servers, k.Scope()); value != nil {
+				servers[k.Scope()] = true
+			}
+		}
+	}
+	return nil
+}
+
+func inner[V any](of map[string]map[string]V, key string) map[string]V {
+	if of[key] == nil {
+		of[key] = map[string]V{}
+	}
+	return of[key]
+}
+
+// put notes a message; one that can't be read is none.
+func put[M proto.Message](in map[string]M, key string, value []byte, m M) {
+	delete(in, key)
+	if value != nil && proto.Unmarshal(value, m) == nil {
+		in[key] = m
+	}
+}
+
+// agents plays the agents of the network nodes, as far as plans go: they report what they hold, a standby as ready; the
+// holder hands over when it is told to; a standby takes over from a node that is off. They look at the store a few hundred
+// times a second.
+type agents struct {
+	t *testing.T
+	s *store.Store
+
+	mu    sync.Mutex
+	up    map[string]bool      // the agent runs
+	off   map[string]bool      // the node is without power
+	lazy  map[string]time.Time // the node is never done with building a router, since when
+	slow  bool                 // nothing is handed over
+	agent *storev1.Agent
+	stop  func()
+}
+
+func startAgents(t *testing.T, s *store.Store, names ...string) *agents {
+	t.Helper()
+	a := &agents{t: t, s: s, up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, agent: &storev1.Agent{
+		Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{"ext1": "br-ext1"},
+	}}
+	for _, name := range names {
+		a.start(name)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for tick := time.NewTicker(3 * time.Millisecond); ctx.Err() == nil; <-tick.C {
+			if err := a.round(ctx); err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	a.stop = func() { stop(); <-done }
+	t.Cleanup(a.stop)
+	return a
+}
+
+func (a *agents) commit(x *txn.Txn) error {
+	_, err := a.s.Commit(a.t.Context(), x, 0)
+	return err
+}
+
+func (a *agents) must(err error) {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// start starts a node's agent, and the node if it was off.
+func (a *agents) start(name string) {
+	a.t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	x := &txn.Txn{}
+	x.Put(keys.Agent(name), a.agent)
+	x.Put(keys.Live(name), a.agent)
+	a.must(a.commit(x))
+	a.up[name] = true
+	delete(a.off, name)
+}
+
+// end ends a node's agent; what it forwards it goes on forwarding.
+func (a *agents) end(name string) {
+	a.t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.up, name)
+	x := &txn.Txn{}
+	x.Delete(keys.Live(name))
+	a.must(a.commit(x))
+}
+
+// powerOff ends everything on a node.
+func (a *agents) powerOff(name string) {
+	a.t.Helper()
+	a.end(name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.off[name] = true
+}
+
+// be makes a node lazy, or not.
+func (a *agents) be(name string, lazy bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if delete(a.lazy, name); lazy {
+		a.lazy[name] = time.Now()
+	}
+}
+
+// hold has nothing handed over, or all again.
+func (a *agents) hold(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.slow = on
+}
+
+// since is since when a node is lazy.
+func (a *agents) since(name string) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lazy[name]
+}
+
+// settings sets what the operator says of a node.
+func (a *agents) settings(name string, settings *storev1.NodeSettings) {
+	a.t.Helper()
+	x := &txn.Txn{}
+	x.Put(keys.Node(name), settings)
+	a.must(a.commit(x))
+}
+
+// round does what there is to do at one look. A conflict means that something has changed: the next round sees it.
+func (a *agents) round(ctx context.Context) error {
+	m, err := a.look(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for router, on := range m.bindings {
+		for node, b := range on {
+			if err := a.tend(m, router, node, b); err != nil {
+				return err
+			}
+		}
+	}
+	for network, on := range m.servers {
+		for node := range on {
+			if a.up[node] {
+				if err := a.report(m, node, keys.KindDHCP, network, keys.Network(network), false); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return a.forget(m)
+}
+
+func (a *agents) look(ctx context.Context) (*image, error) {
+	snap, err := a.s.Read(ctx, store.Prefix(keys.Root))
+	if err != nil {
+		return nil, err
+	}
+	m := newImage()
+	for _, e := range snap.Results[0].Entries {
+		if err := m.set(e.Key, e.Value, e.Revision); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (a *agents) tend(m *image, router, node string, b *storev1.RouterBinding) error {
+	active := m.active[router]
+	switch {
+	case !a.up[node] || active == nil:
+		return nil
+	case active.GetNode() == node && b.GetHandOver() != "" && !a.slow:
+		return a.pass(m, router, node, b.GetHandOver())
+	case a.off[active.GetNode()]:
+		for _, first := range b.GetNodes() {
+			if a.up[first] {
+				if first == node {
+					return a.pass(m, router, node, node)
+				}
+				break
+			}
+		}
+	}
+	if !a.lazy[node].IsZero() && active.GetNode() != node {
+		return nil
+	}
+	return a.report(m, node, keys.KindRouter, router, keys.Router(router), active.GetNode() != node)
+}
+
+// pass makes another node the active one, by the rules that agents go by.
+func (a *agents) pass(m *image, router, own, to string) error {
+	x := &txn.Txn{}
+	x.Unchanged(keys.Active(router), m.revision[keys.Active(router)])
+	x.Exists(keys.HostObject(own, keys.KindRouter, router))
+	x.Exists(keys.HostObject(to, keys.KindRouter, router))
+	x.Put(keys.Active(router), &storev1.ActiveRouter{Node: to, Epoch: m.active[router].GetEpoch() + 1})
+	return passConflict(a.commit(x))
+}
+
+func passConflict(err error) error {
+	if errors.Is(err, store.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+func (a *agents) report(m *image, node, kind, id, objectKey string, standby bool) error {
+	r := &storev1.Report{Revision: m.revision[objectKey], State: weftv1.State_STATE_ACTIVE, Standby: standby}
+	key := keys.Status(node, kind, id)
+	if r.GetRevision() == 0 || proto.Equal(r, m.reports[key]) {
+		return nil
+	}
+	x := &txn.Txn{}
+	x.Exists(keys.HostObject(node, kind, id))
+	x.Put(key, r)
+	return passConflict(a.commit(x))
+}
+
+// forget takes the reports away of what a node does not hold any more.
+func (a *agents) forget(m *image) error {
+	for key := range m.reports {
+		k, err := keys.Parse(key)
+		if err != nil {
+			return err
+		}
+		if !a.up[k.Scope()] || m.revision[keys.HostObject(k.Scope(), k.Kind(), k.ID())] != 0 {
+			continue
+		}
+		x := &txn.Txn{}
+		x.Absent(keys.HostObject(k.Scope(), k.Kind(), k.ID()))
+		x.Delete(key)
+		if err := passConflict(a.commit(x)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// history is what etcd has seen since a revision, and what must have held at each one of them:
+//   - the active node is planned to hold the router;
+//   - a router leaves a node that lives only when that has been told to hand over, to the one that it has been handed to;
+//   - a node is told to hand over only to one that lives and is ready;
+//   - a router that had a standby that was ready has one until the end, as long as no node fails;
+//   - a network that was served by a live server still is.
+type history struct {
+	t       *testing.T
+	failing bool // nodes fail in this story
+	most    int  // routers that were being handed over at the same time
+	moves   int  // changes of active nodes
+	servers map[string]bool
+	spared  map[string]bool
+}
+
+// check reads the history of the store from a revision on.
+func (h *history) check(s *store.Store, from int64) {
+	h.t.Helper()
+	h.servers, h.spared = map[string]bool{}, map[string]bool{}
+	snap, err := s.Read(h.t.Context(), store.Key(keys.Schema))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	end := &txn.Txn{}
+	end.Put("end", &storev1.Claim{})
+	last, err := s.Commit(h.t.Context(), end, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	m := newImage()
+	start, err := s.ReadAt(h.t.Context(), min(from, snap.Revision), store.Prefix(keys.Root))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, e := range start.Results[0].Entries {
+		if err := m.set(e.Key, e.Value, e.Revision); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(h.t.Context(), deadline)
+	defer cancel()
+	for resp := range s.Client().Watch(ctx, "", clientv3.WithFromKey(), clientv3.WithRev(from+1)) {
+		for events := resp.Events; len(events) > 0; {
+			revision := events[0].Kv.ModRevision
+			if revision == last {
+				return
+			}
+			n := slices.IndexFunc(events, func(e *clientv3.Event) bool { return e.Kv.ModRevision != revision })
+			if n < 0 {
+				n = len(events)
+			}
+			h.revision(m, events[:n])
+			events = events[n:]
+		}
+	}
+	h.t.Fatal("the store's history could not be read")
+}
+
+func (h *history) revision(m *image, events []*clientv3.Event) {
+	before := map[string]string{}
+	told := map[string]string{}
+	for router, active := range m.active {
+		before[router] = active.GetNode()
+		told[router] = m.bindings[router][active.GetNode()].GetHandOver()
+	}
+	for _, e := range events {
+		if !strings.HasPrefix(string(e.Kv.Key), keys.Root) {
+			continue
+		}
+		value := e.Kv.Value
+		if e.Type == clientv3.EventTypeDelete {
+			value = nil
+		} else if value == nil {
+			value = []byte{}
+		}
+		if err := m.set(string(e.Kv.Key), value, e.Kv.ModRevision); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	at := events[0].Kv.ModRevision
+	passing := 0
+	for router, active := range m.active {
+		node, was := active.GetNode(), before[router]
+		if m.bindings[router][node] == nil {
+			h.t.Errorf("revision %d: router %s is active on %s, which does not hold it", at, router, node)
+		}
+		if was != "" && node != was {
+			h.moves++
+			if m.live[was] && told[router] != node {
+				h.t.Errorf("revision %d: router %s left %s, which lives and was told to hand over to %q, for %s", at, router, was, told[router], node)
+			}
+		}
+		to := m.bindings[router][node].GetHandOver()
+		if to == "" {
+			h.standbys(m, router, at)
+			continue
+		}
+		passing++
+		if told[router] == "" && (!m.live[to] || !m.reports[keys.Status(to, keys.KindRouter, router)].GetStandby()) {
+			h.t.Errorf("revision %d: router %s is to be handed over to %s, which is not ready", at, router, to)
+		}
+	}
+	h.most = max(h.most, passing)
+	h.served(m, at)
+}
+
+func (h *history) standbys(m *image, router string, at int64) {
+	ready := false
+	for node := range m.bindings[router] {
+		ready = ready || node != m.active[router].GetNode() && m.reports[keys.Status(node, keys.KindRouter, router)].GetStandby()
+	}
+	// The node that has just handed over has not said yet that it is a standby.
+	if h.spared[router] && !ready && !h.failing && len(m.bindings[router]) < 2 {
+		h.t.Errorf("revision %d: router %s has no standby any more: %v", at, router, m.bindings[router])
+	}
+	h.spared[router] = h.spared[router] || ready
+}
+
+func (h *history) served(m *image, at int64) {
+	for network, on := range m.servers {
+		works := false
+		for node := range on {
+			works = works || m.live[node] && m.reports[keys.Status(node, keys.KindDHCP, network)] != nil
+		}
+		if h.servers[network] && !works && !h.failing {
+			h.t.Errorf("revision %d: network %s has no DHCP server that works any more: %v", at, network, fmt.Sprint(on))
+		}
+		h.servers[network] = h.servers[network] || works
+	}
+}
