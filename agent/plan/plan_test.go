@@ -255,6 +255,7 @@ func fleet() []entry {
 		}
 		add(keys.Agent(name), &storev1.Agent{TunnelIp: addresses()[name], Roles: []weftv1.Role{role}})
 		add(keys.Live(name), &storev1.Agent{})
+		add(keys.Witness(name), &storev1.Witness{Heard: []string{"net1"}})
 	}
 	for _, n := range []*weftv1.Network{
 		network(netVXLAN, "vx", weftv1.NetworkType_NETWORK_TYPE_VXLAN, "", 5001, 1450),

@@ -51,7 +51,7 @@ func (v *View) Scopes() map[string][]mirror.Range {
 		}
 	}
 	for _, peer := range v.Peers() {
-		out[scopeLive+peer] = []mirror.Range{mirror.Exactly(keys.Live(peer))}
+		out[scopeLive+peer] = []mirror.Range{mirror.Exactly(keys.Live(peer)), mirror.Exactly(keys.Witness(peer))}
 	}
 	v.activeScopes(out)
 	return out
@@ -133,6 +133,8 @@ func (v *View) Drop(scope string, d *Dirty) {
 	}
 	if node, ok := strings.CutPrefix(scope, scopeLive); ok {
 		delete(v.Live, node)
+		delete(v.Witness, node)
+		d.Peers = true
 	}
 }
 
@@ -202,8 +204,8 @@ func (v *View) holds(k keys.Key) bool {
 		_, held = v.Active[k.ID()]
 	case keys.FamilyAgent:
 		_, held = v.Nodes[k.ID()]
-	case keys.FamilyLive:
-		held = true // what it says does not matter
+	case keys.FamilyLive, keys.FamilyWitness:
+		held = true // nothing on the host is planned from it
 	case keys.FamilyHost:
 		held = v.bound(k)
 	}

@@ -87,6 +87,11 @@ type RouterBinding struct {
 	HandOver string
 }
 
+// Witness is which of its peers a node hears over its tunnels, and which it has lost. One that it never heard is in neither.
+type Witness struct {
+	Heard, Lost map[string]bool
+}
+
 // Active says which node forwards for a router.
 type Active struct {
 	Node  string
@@ -127,6 +132,8 @@ type View struct {
 	HostDHCP    map[string]string // network -> the DHCP server's port
 	// Active says who forwards for a router.
 	Active map[string]Active
+	// Witness is which nodes each of the node's peers hears, as it says.
+	Witness map[string]Witness
 	// Live are those of the node's peers whose agent is alive, as far as the store knows.
 	Live map[string]bool
 	// Invalid says, by key, which objects can't be used and why.
@@ -142,7 +149,7 @@ func New(self string) *View {
 	return &View{
 		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
 		HostPorts: map[string]Binding{}, HostRouters: map[string]RouterBinding{}, HostDHCP: map[string]string{},
-		Active: map[string]Active{}, Live: map[string]bool{}, Invalid: map[string]Invalid{},
+		Active: map[string]Active{}, Live: map[string]bool{}, Witness: map[string]Witness{}, Invalid: map[string]Invalid{},
 		listed: map[string]bool{}, written: map[string]int64{}, routerPorts: map[string]map[PortKey]bool{},
 	}
 }
@@ -156,6 +163,8 @@ type Dirty struct {
 	// Actives are routers that became active or silent: nothing of theirs but the flows of their ports is planned anew.
 	Actives map[string]bool
 	Tunnels bool
+	// Peers: something is known anew of the node's peers.
+	Peers bool
 }
 
 // NewDirty is an empty set.
@@ -165,7 +174,7 @@ func NewDirty() *Dirty {
 
 // Empty reports whether nothing is dirty.
 func (d *Dirty) Empty() bool {
-	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP)+len(d.Actives) == 0 && !d.Tunnels
+	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP)+len(d.Actives) == 0 && !d.Tunnels && !d.Peers
 }
 
 // Port marks a port, and its network's floods.
@@ -233,8 +242,10 @@ func (v *View) dispatch(k keys.Key, c mirror.Change, d *Dirty) error {
 	case keys.FamilyAgent:
 		return v.agent(k.ID(), c, d)
 	case keys.FamilyLive:
-		v.live(k.ID(), c)
+		v.live(k.ID(), c, d)
 		return nil
+	case keys.FamilyWitness:
+		return v.witness(k.ID(), c, d)
 	default:
 		return nil
 	}
@@ -607,6 +618,7 @@ func (v *View) agent(name string, c mirror.Change, d *Dirty) error {
 	} else {
 		v.Nodes[name] = now.Object
 	}
+	d.Peers = d.Peers || now.Object.Network || old.Network
 	if old.TunnelIP == now.Object.TunnelIP && old.Network == now.Object.Network && slices.Equal(peers, v.Peers()) {
 		return nil
 	}
@@ -667,9 +679,33 @@ func (v *View) Peers() []string {
 }
 
 // live notes whether a node's agent is alive.
-func (v *View) live(name string, c mirror.Change) {
+func (v *View) live(name string, c mirror.Change, d *Dirty) {
+	d.Peers = true
 	delete(v.Live, name)
 	if c.Value != nil {
 		v.Live[name] = true
 	}
+}
+
+func (v *View) witness(name string, c mirror.Change, d *Dirty) error {
+	now, err := decode(c, &storev1.Witness{}, func(w *storev1.Witness) (Witness, error) {
+		return Witness{Heard: setOf(w.GetHeard()), Lost: setOf(w.GetLost())}, nil
+	})
+	if err != nil {
+		return err
+	}
+	d.Peers = true
+	v.Witness[name] = now.Object
+	if now.Revision == 0 {
+		delete(v.Witness, name)
+	}
+	return nil
+}
+
+func setOf(names []string) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range names {
+		out[n] = true
+	}
+	return out
 }

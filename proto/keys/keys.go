@@ -48,6 +48,7 @@ const (
 	FamilyLeader       Family = "leader"
 	FamilyAsk          Family = "ask"
 	FamilyAnswer       Family = "answer"
+	FamilyWitness      Family = "witness"
 )
 
 // The things that host/<node>/, status/<node>/ and locator/ speak of.
@@ -150,6 +151,9 @@ func Statuses(node string) string { return under(FamilyStatus, node) }
 
 // Request is the key of the remembered result of a call.
 func Request(id string) string { return join(FamilyRequest, id) }
+
+// Witness is the key by which a network node says which of its peers it hears.
+func Witness(node string) string { return join(FamilyWitness, node) }
 
 // Move is the key of the wish that a router become active on another node.
 func Move(router string) string { return join(FamilyMove, router) }

@@ -50,6 +50,7 @@ var built = []example{
 	{keys.MACClaim(id1, "fa:16:3e:00:00:01"), keys.FamilyClaim, []string{"mac", id1, "fa:16:3e:00:00:01"}, []string{keys.MACClaims(id1)}},
 	{keys.FloatingClaim(id1, netip.MustParseAddr("10.0.0.2"), id2), keys.FamilyClaim, []string{"floating", id1, "0a000002", id2}, []string{keys.FloatingClaims(id1)}},
 	{keys.Request(id1), keys.FamilyRequest, []string{id1}, nil},
+	{keys.Witness("net1"), keys.FamilyWitness, []string{"net1"}, nil},
 	{keys.Move(id1), keys.FamilyMove, []string{id1}, nil},
 	{keys.Pool("default"), keys.FamilyPool, []string{"default"}, nil},
 	{keys.Leader("00000000000000ff"), keys.FamilyLeader, []string{"00000000000000ff"}, []string{keys.Leaders()}},

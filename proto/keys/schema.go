@@ -37,6 +37,7 @@ func Families() []Spec {
 		{FamilyActive, []string{"router"}, "weft.store.v1.ActiveRouter", "controller and agent", "The one node that forwards for the router. Of agents, only those of nodes planned to hold the router write it, by compare and swap."},
 		{FamilyAgent, []string{"node"}, "weft.store.v1.Agent", "agent", "What the node's agent says of itself; outlives it, as its tunnels do."},
 		{FamilyLive, []string{"node"}, "weft.store.v1.Agent", "agent", "Exists, under a lease, while the agent lives."},
+		{FamilyWitness, []string{"node"}, "weft.store.v1.Witness", "agent", "Which of its peers a network node hears."},
 		{FamilyPlug, []string{"node", "port"}, "weft.store.v1.Plug", "agent", "The port's interface is on the node's integration bridge."},
 		{FamilyStatus, []string{"node", "kind", "id"}, "weft.store.v1.Report", "agent", "The node's report on a port, router, floatingip or dhcp (id: the network's)."},
 		{FamilyClaim, []string{ClaimSegment, "type", "physical_network", "segment"}, "weft.store.v1.Claim", "controller", "Who holds the segment (8 hex digits)."},

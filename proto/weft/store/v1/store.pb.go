@@ -362,6 +362,61 @@ func (x *ActiveRouter) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Witness is the value of witness/<node>, written by the agent of a network node: which of its pool's other nodes it hears
+// over its tunnels. More than half of a node's living peers must have lost it before another takes its routers over.
+type Witness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Heard []string               `protobuf:"bytes,1,rep,name=heard,proto3" json:"heard,omitempty"`
+	// Heard before, and no more. A node in neither list was never heard.
+	Lost          []string `protobuf:"bytes,2,rep,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Witness) Reset() {
+	*x = Witness{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Witness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Witness) ProtoMessage() {}
+
+func (x *Witness) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Witness.ProtoReflect.Descriptor instead.
+func (*Witness) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Witness) GetHeard() []string {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
+}
+
+func (x *Witness) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
 // Move is the value of move/<router>: the router is to become active on another node. The leader adds the node to the
 // plan, waits until it is ready, has the router handed over and removes the key.
 type Move struct {
@@ -375,7 +430,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +442,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +455,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Move) GetTo() string {
@@ -431,7 +486,7 @@ type PoolSettings struct {
 
 func (x *PoolSettings) Reset() {
 	*x = PoolSettings{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +498,7 @@ func (x *PoolSettings) String() string {
 func (*PoolSettings) ProtoMessage() {}
 
 func (x *PoolSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +511,7 @@ func (x *PoolSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolSettings.ProtoReflect.Descriptor instead.
 func (*PoolSettings) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PoolSettings) GetFailback() bool {
@@ -492,7 +547,7 @@ type Leader struct {
 
 func (x *Leader) Reset() {
 	*x = Leader{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +559,7 @@ func (x *Leader) String() string {
 func (*Leader) ProtoMessage() {}
 
 func (x *Leader) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +572,7 @@ func (x *Leader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leader.ProtoReflect.Descriptor instead.
 func (*Leader) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Leader) GetName() string {
@@ -537,7 +592,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +604,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +617,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 // Answer is the value of answer/<node>/<question>, written by the node's agent under a lease.
@@ -579,7 +634,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +646,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +659,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Answer) GetDifferences() []*v1.Difference {
@@ -640,7 +695,7 @@ type Plug struct {
 
 func (x *Plug) Reset() {
 	*x = Plug{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[11]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +707,7 @@ func (x *Plug) String() string {
 func (*Plug) ProtoMessage() {}
 
 func (x *Plug) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[11]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +720,7 @@ func (x *Plug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plug.ProtoReflect.Descriptor instead.
 func (*Plug) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Plug) GetInterface() string {
@@ -704,7 +759,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[12]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +771,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[12]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +784,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{12}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Agent) GetRoles() []v1.Role {
@@ -832,7 +887,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[13]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +899,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[13]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +912,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Report) GetRevision() int64 {
@@ -909,7 +964,7 @@ type NodeSettings struct {
 
 func (x *NodeSettings) Reset() {
 	*x = NodeSettings{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[14]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +976,7 @@ func (x *NodeSettings) String() string {
 func (*NodeSettings) ProtoMessage() {}
 
 func (x *NodeSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[14]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +989,7 @@ func (x *NodeSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSettings.ProtoReflect.Descriptor instead.
 func (*NodeSettings) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeSettings) GetLabels() map[string]string {
@@ -973,7 +1028,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[15]
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1040,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[15]
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1053,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Request) GetMethod() string {
@@ -1035,7 +1090,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	mi := &file_weft_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1102,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	mi := &file_weft_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1115,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Restore) GetDigest() string {
@@ -1101,7 +1156,10 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\".\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"3\n" +
+	"\aWitness\x12\x14\n" +
+	"\x05heard\x18\x01 \x03(\tR\x05heard\x12\x12\n" +
+	"\x04lost\x18\x02 \x03(\tR\x04lost\".\n" +
 	"\x04Move\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
@@ -1170,7 +1228,7 @@ func file_weft_store_v1_store_proto_rawDescGZIP() []byte {
 	return file_weft_store_v1_store_proto_rawDescData
 }
 
-var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Claim)(nil),                 // 0: weft.store.v1.Claim
 	(*Locator)(nil),               // 1: weft.store.v1.Locator
@@ -1178,36 +1236,37 @@ var file_weft_store_v1_store_proto_goTypes = []any{
 	(*RouterBinding)(nil),         // 3: weft.store.v1.RouterBinding
 	(*DhcpBinding)(nil),           // 4: weft.store.v1.DhcpBinding
 	(*ActiveRouter)(nil),          // 5: weft.store.v1.ActiveRouter
-	(*Move)(nil),                  // 6: weft.store.v1.Move
-	(*PoolSettings)(nil),          // 7: weft.store.v1.PoolSettings
-	(*Leader)(nil),                // 8: weft.store.v1.Leader
-	(*Question)(nil),              // 9: weft.store.v1.Question
-	(*Answer)(nil),                // 10: weft.store.v1.Answer
-	(*Plug)(nil),                  // 11: weft.store.v1.Plug
-	(*Agent)(nil),                 // 12: weft.store.v1.Agent
-	(*Report)(nil),                // 13: weft.store.v1.Report
-	(*NodeSettings)(nil),          // 14: weft.store.v1.NodeSettings
-	(*Request)(nil),               // 15: weft.store.v1.Request
-	(*Restore)(nil),               // 16: weft.store.v1.Restore
-	nil,                           // 17: weft.store.v1.Agent.BridgeMappingsEntry
-	nil,                           // 18: weft.store.v1.NodeSettings.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*v1.Difference)(nil),         // 20: weft.v1.Difference
-	(v1.Role)(0),                  // 21: weft.v1.Role
-	(*v1.Uplink)(nil),             // 22: weft.v1.Uplink
-	(v1.State)(0),                 // 23: weft.v1.State
+	(*Witness)(nil),               // 6: weft.store.v1.Witness
+	(*Move)(nil),                  // 7: weft.store.v1.Move
+	(*PoolSettings)(nil),          // 8: weft.store.v1.PoolSettings
+	(*Leader)(nil),                // 9: weft.store.v1.Leader
+	(*Question)(nil),              // 10: weft.store.v1.Question
+	(*Answer)(nil),                // 11: weft.store.v1.Answer
+	(*Plug)(nil),                  // 12: weft.store.v1.Plug
+	(*Agent)(nil),                 // 13: weft.store.v1.Agent
+	(*Report)(nil),                // 14: weft.store.v1.Report
+	(*NodeSettings)(nil),          // 15: weft.store.v1.NodeSettings
+	(*Request)(nil),               // 16: weft.store.v1.Request
+	(*Restore)(nil),               // 17: weft.store.v1.Restore
+	nil,                           // 18: weft.store.v1.Agent.BridgeMappingsEntry
+	nil,                           // 19: weft.store.v1.NodeSettings.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*v1.Difference)(nil),         // 21: weft.v1.Difference
+	(v1.Role)(0),                  // 22: weft.v1.Role
+	(*v1.Uplink)(nil),             // 23: weft.v1.Uplink
+	(v1.State)(0),                 // 24: weft.v1.State
 }
 var file_weft_store_v1_store_proto_depIdxs = []int32{
-	19, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
-	20, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
-	21, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
-	17, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
-	19, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
-	22, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
-	23, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
-	19, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
-	18, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
-	19, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
+	20, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
+	21, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
+	22, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
+	18, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
+	20, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
+	23, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
+	24, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
+	20, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
+	19, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
+	20, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
 	10, // [10:10] is the sub-list for method output_type
 	10, // [10:10] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
@@ -1226,7 +1285,7 @@ func file_weft_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_store_v1_store_proto_rawDesc), len(file_weft_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
