@@ -47,6 +47,7 @@ func FuzzDecode(f *testing.F) {
 		// Every decoder sees every body: a peer may send any type in any place.
 		_, _ = negotiate(m, []Version{Version14, Version15})
 		_, _ = decodeError(m.body)
+		_, _, _ = decodePortDesc(m.body)
 		_ = bundleReply(m, bundleOpenReply)
 		for _, v := range []Version{Version14, Version15} {
 			entries, _, err := decodeFlowReply(v, m.body)

@@ -2,6 +2,7 @@ package openflow_test
 
 import (
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -49,6 +50,10 @@ func TestPortsTellWhenTheirLinkComesAndGoes(t *testing.T) {
 			o.Run("ip", "link", "set", "p1", "up")
 			o.Vsctl("add-port", "br0", "p1")
 			up := await(t, statuses, "p1 is live", func(s openflow.PortStatus) bool { return s.Name == "p1" && s.Live })
+			all, err := c.Ports(testContext(t))
+			if err != nil || !slices.Contains(all, openflow.PortStatus{Name: "p1", Port: up.Port, Live: true}) {
+				t.Error("p1 is not listed as live:", all, err)
+			}
 			o.Run("ip", "link", "set", "p1-far", "down")
 			down := await(t, statuses, "p1's link is down", func(s openflow.PortStatus) bool { return s.Name == "p1" && !s.Live })
 			if diff := cmp.Diff(openflow.PortStatus{Name: "p1", Port: up.Port}, down); diff != "" || up.Port == 0 {

@@ -45,6 +45,8 @@ type Facts struct {
 	DatapathType string
 	// BFD is how this node and its peers watch each other.
 	BFD BFD
+	// Silent: the node forwards for no router at present.
+	Silent bool
 }
 
 // BFD is the timing of the sessions between the network nodes of a pool (RFC 5880).

@@ -12,12 +12,13 @@ import (
 
 // Generation is the layout of the pipeline below; it is part of every cookie. A change of the layout needs a new one, so
 // that an upgraded agent replaces every flow.
-const Generation = 1
+const Generation = 2
 
 // The tables of br-int. Frames carry their network's local VLAN from Classify on; nothing is learned: forwarding is
 // computed from where the network's ports are.
 const (
 	intClassify uint8 = 0  // which network: by port, or by tag on a patch port; all else is dropped
+	intRouters  uint8 = 10 // what routers send, unless the node is silent
 	intForward  uint8 = 60 // by network and destination
 )
 
@@ -58,6 +59,10 @@ func baseFlows(facts *Facts) Flows {
 	anything := flow.NewMatch()
 	out.add(BrInt, intClassify, prioDefault, anything)
 	out.add(BrInt, intForward, prioDefault, anything)
+	out.add(BrInt, intRouters, prioDefault, anything, flow.GotoTable(intForward))
+	if facts.Silent {
+		out[BrInt] = append(out[BrInt], Silence())
+	}
 	for _, table := range []uint8{tunClassify, tunFromGRE, tunFromVX, tunFlood} {
 		out.add(BrTun, table, prioDefault, anything)
 	}
@@ -242,7 +247,11 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
 	switch location := n.Location(k.Port); {
 	case location == v.Self:
 		if port, ok := OFPort(facts, p.Object); ok {
-			out.local(vlan, mac, port)
+			next := intForward
+			if p.Object.OfRouter() {
+				next = intRouters
+			}
+			out.local(vlan, mac, port, next)
 		}
 	case location != "" && n.Object.Tunnelled():
 		out.behindTunnel(v, facts, n, location, vlan, mac, p.Object.FixedIPs)
@@ -250,10 +259,16 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
 	return out
 }
 
-// local lets a port's untagged frames in, and frames to its address out.
-func (f Flows) local(vlan uint16, mac flow.MAC, port uint32) {
+// Silence is the flow on br-int that drops all that routers send: the node forwards for none of them. It is one flow however
+// many they are, so that it is there at once.
+func Silence() flow.Flow {
+	return flow.Flow{Table: intRouters, Priority: prioPort, Match: flow.NewMatch()}.WithCookie(Generation)
+}
+
+// local lets a port's untagged frames in, on to table next, and frames to its address out.
+func (f Flows) local(vlan uint16, mac flow.MAC, port uint32, next uint8) {
 	f.add(BrInt, intClassify, prioPort, flow.NewMatch(flow.InPort(port), flow.Untagged()),
-		flow.PushVLAN(), flow.SetVLAN(vlan), flow.GotoTable(intForward))
+		flow.PushVLAN(), flow.SetVLAN(vlan), flow.GotoTable(next))
 	f.add(BrInt, intForward, prioUnicast, onVLAN(vlan, flow.EthDst(mac)), flow.PopVLAN(), flow.Output(port))
 }
 

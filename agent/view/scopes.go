@@ -127,6 +127,7 @@ func (v *View) Drop(scope string, d *Dirty) {
 	if id, ok := strings.CutPrefix(scope, scopeActive); ok {
 		delete(v.Active, id)
 		delete(v.written, id)
+		delete(v.hushed, id)
 		for k := range v.routerPorts[id] {
 			v.locate(k, d)
 		}

@@ -140,6 +140,7 @@ type View struct {
 	Invalid map[string]Invalid
 
 	listed      map[string]bool
+	hushed      map[string]int64            // router -> the revision of active/<router> under which this node keeps silent for it
 	written     map[string]int64            // router -> the mod revision of active/<router> that this node wrote, until it is seen
 	routerPorts map[string]map[PortKey]bool // router -> its ports in the networks followed
 }
@@ -150,7 +151,7 @@ func New(self string) *View {
 		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
 		HostPorts: map[string]Binding{}, HostRouters: map[string]RouterBinding{}, HostDHCP: map[string]string{},
 		Active: map[string]Active{}, Live: map[string]bool{}, Witness: map[string]Witness{}, Invalid: map[string]Invalid{},
-		listed: map[string]bool{}, written: map[string]int64{}, routerPorts: map[string]map[PortKey]bool{},
+		listed: map[string]bool{}, hushed: map[string]int64{}, written: map[string]int64{}, routerPorts: map[string]map[PortKey]bool{},
 	}
 }
 
@@ -460,7 +461,11 @@ func (v *View) whereIs(n *Network, k PortKey) string {
 	case !ok:
 		return ""
 	case p.Object.OfRouter():
-		return v.Active[p.Object.DeviceID].Node
+		active := v.Active[p.Object.DeviceID]
+		if active.Node == v.Self && v.hushed[p.Object.DeviceID] == active.Revision {
+			return "" // it is being handed over
+		}
+		return active.Node
 	default:
 		return p.Object.BoundHost
 	}
@@ -594,17 +599,36 @@ func (v *View) Wrote(router string, now Active, d *Dirty) {
 	v.written[router] = now.Revision
 }
 
-func (v *View) setActive(router string, now Active, d *Dirty) {
+// Hush keeps this node silent for a router that it holds, until somebody is made its holder anew, or Unhush.
+func (v *View) Hush(router string, d *Dirty) {
+	if a := v.Active[router]; a.Node == v.Self {
+		v.hushed[router] = a.Revision
+	}
+	v.relocate(router, d)
+}
+
+// Unhush ends what Hush began.
+func (v *View) Unhush(router string, d *Dirty) {
+	delete(v.hushed, router)
+	v.relocate(router, d)
+}
+
+func (v *View) relocate(router string, d *Dirty) {
 	d.Actives[router] = true
+	for k := range v.routerPorts[router] {
+		v.locate(k, d)
+	}
+}
+
+func (v *View) setActive(router string, now Active, d *Dirty) {
 	delete(v.written, router)
+	delete(v.hushed, router)
 	if now.Node == "" {
 		delete(v.Active, router)
 	} else {
 		v.Active[router] = now
 	}
-	for k := range v.routerPorts[router] {
-		v.locate(k, d)
-	}
+	v.relocate(router, d)
 }
 
 func (v *View) agent(name string, c mirror.Change, d *Dirty) error {

@@ -134,6 +134,7 @@ func (e *expected) standing() {
 	for _, table := range []int{0, 3, 4, 22} {
 		e.flow("br-tun", at(table), drop)
 	}
+	e.flow("br-int", at(10), "goto_table:60")
 	e.flow("br-tun", at(0, "in_port=patch-int"), "goto_table:2")
 	e.flow("br-tun", at(2), "goto_table:20")
 	e.flow("br-tun", at(2, "group"), "goto_table:22")
@@ -353,7 +354,11 @@ func (e *expected) port(id string, p *weftv1.Port) {
 
 func (e *expected) local(p *weftv1.Port, device string) {
 	network := "network=" + p.GetNetworkId()
-	e.flow("br-int", at(0, "in_port="+device, "untagged"), "push_vlan:0x8100,"+network+",goto_table:60")
+	next := "60"
+	if strings.HasPrefix(device, "qr-") || strings.HasPrefix(device, "qg-") {
+		next = "10"
+	}
+	e.flow("br-int", at(0, "in_port="+device, "untagged"), "push_vlan:0x8100,"+network+",goto_table:"+next)
 	e.flow("br-int", at(60, "dl_dst="+p.GetMacAddress(), network), "pop_vlan,output:"+device)
 }
 

@@ -1,0 +1,245 @@
+package ha
+
+import (
+	"slices"
+	"time"
+)
+
+// deciding is one run of Decide.
+type deciding struct {
+	*Machine
+	now time.Time
+	out Decision
+}
+
+// at has Decide called again at a time that lies ahead.
+func (d *deciding) at(t time.Time) {
+	if t.After(d.now) && (d.out.Again.IsZero() || t.Before(d.out.Again)) {
+		d.out.Again = t
+	}
+}
+
+// due reports whether a time has come, and has Decide called again when it has.
+func (d *deciding) due(t time.Time) bool {
+	d.at(t)
+	return !d.now.Before(t)
+}
+
+// hears counts the living peers with which there was a session, and those of them that are lost.
+func (m *Machine) hears() (peers, lost int) {
+	for name, up := range m.up {
+		if !m.world.Peers[name].Live {
+			continue
+		}
+		peers++
+		if !up {
+			lost++
+		}
+	}
+	return peers, lost
+}
+
+// isolated reports whether the node has lost more than half of its living peers.
+func (m *Machine) isolated() bool {
+	peers, lost := m.hears()
+	return 2*lost > peers
+}
+
+// abandoned reports whether more than half of a node's living peers have lost it.
+func (m *Machine) abandoned(node string) bool {
+	voters, lost := 1, 0
+	if up, known := m.up[node]; known && !up {
+		lost++
+	}
+	for name, p := range m.world.Peers {
+		if name == node || !p.Live {
+			continue
+		}
+		voters++
+		if p.Lost[node] {
+			lost++
+		}
+	}
+	return 2*lost > voters
+}
+
+// heard reports whether anybody alive hears a node.
+func (m *Machine) heard(node string) bool {
+	if m.up[node] {
+		return true
+	}
+	for name, p := range m.world.Peers {
+		if name != node && p.Live && p.Heard[node] {
+			return true
+		}
+	}
+	return false
+}
+
+// suspect notes which peers have been lost by their peers, and since when.
+func (d *deciding) suspect() {
+	for name := range d.suspects {
+		if _, ok := d.world.Peers[name]; !ok || !d.abandoned(name) {
+			delete(d.suspects, name)
+		}
+	}
+	for name := range d.world.Peers {
+		if d.suspects[name] == nil && d.abandoned(name) {
+			d.suspects[name] = &suspicion{since: d.now, exempt: map[string]bool{}}
+		}
+	}
+}
+
+// hush makes the node silent when it has lost most of its peers, and when it went on alone and the store does not answer.
+func (d *deciding) hush() {
+	isolated := d.isolated()
+	if !isolated {
+		d.alone = false
+	}
+	switch {
+	case d.silent || !isolated:
+		return
+	case !d.alone:
+		d.since = d.now
+	case !d.due(d.asked.Add(d.c.Patience)):
+		return
+	}
+	d.silent, d.alone = true, false
+	clear(d.confirmed)
+}
+
+// probe has the store asked now and then while the node goes on alone.
+func (d *deciding) probe() {
+	if d.alone && !d.silent && d.due(d.asked.Add(d.c.Patience/3)) && d.due(d.probed.Add(d.c.Patience/3)) {
+		d.probed, d.out.Probe = d.now, true
+	}
+}
+
+// confirms reports whether a silent node may ask for its routers: it hears its peers again, or nobody has taken them over
+// although there was time to. With a single peer, which of the two is cut off can't be told: both ask at once, each for its
+// own.
+func (d *deciding) confirms() bool {
+	if !d.isolated() {
+		return true
+	}
+	peers, _ := d.hears()
+	return peers == 1 || d.due(d.since.Add(d.c.Yield))
+}
+
+// held decides about a router that the node holds.
+func (d *deciding) held(id string, r Router) {
+	if d.world.Dead {
+		if to := d.successor(r, func(node string) bool { return d.world.Peers[node].Live }); to != "" {
+			d.claim(id, r, to, Resign)
+		}
+		return
+	}
+	if d.silent {
+		if d.world.Switch && !d.confirmed[id] && d.confirms() {
+			d.claim(id, r, d.c.Self, Confirm)
+		}
+		return
+	}
+	if to := r.HandOver; to != "" && to != d.c.Self && slices.Contains(r.Plan, to) && d.reachable(to) {
+		d.claim(id, r, to, HandOver)
+		return
+	}
+	if !fit(r, d.world.Uplinks) {
+		if to := d.successor(r, d.reachable); to != "" {
+			d.claim(id, r, to, Resign)
+		}
+	}
+}
+
+// reachable reports whether a node lives and is not lost.
+func (d *deciding) reachable(node string) bool {
+	up, known := d.up[node]
+	return d.world.Peers[node].Live && (up || !known)
+}
+
+// fit reports whether uplinks have everything that a router needs. What is not told is taken to be there.
+func fit(r Router, uplinks map[string]bool) bool {
+	return !slices.ContainsFunc(r.Physical, func(physical string) bool {
+		proven, told := uplinks[physical]
+		return told && !proven
+	})
+}
+
+// successor is the first node of the plan that has all that the router needs, of those that may do; "" for none.
+func (d *deciding) successor(r Router, may func(string) bool) string {
+	for _, node := range r.Plan {
+		p := d.world.Peers[node]
+		proven := !slices.ContainsFunc(r.Physical, func(physical string) bool { return !p.Uplinks[physical] })
+		if node != d.c.Self && proven && may(node) {
+			return node
+		}
+	}
+	return ""
+}
+
+// standby decides about a router that another node holds.
+func (d *deciding) standby(id string, r Router) {
+	place := d.place(r)
+	if place < 0 || !d.world.Switch {
+		return
+	}
+	wait := time.Duration(place) * d.c.Rank
+	if !r.Ready || !fit(r, d.world.Uplinks) {
+		wait += d.c.Unready
+	}
+	if d.lost(id, r, wait) || d.vanished(r, wait) {
+		d.claim(id, r, d.c.Self, Lost)
+	}
+}
+
+// lost reports whether the holder's peers have lost it long enough ago. A node that has itself lost most of its peers does
+// not say so of others, but for the only one that it has.
+func (d *deciding) lost(id string, r Router, wait time.Duration) bool {
+	s := d.suspects[r.Holder]
+	if s == nil || s.exempt[id] {
+		return false
+	}
+	if peers, _ := d.hears(); peers > 1 && d.isolated() {
+		return false
+	}
+	return d.due(s.since.Add(d.c.Guard + wait))
+}
+
+// vanished reports whether the holder's lease has been gone long enough, with nobody who hears it.
+func (d *deciding) vanished(r Router, wait time.Duration) bool {
+	gone, ok := d.gone[r.Holder]
+	return ok && !d.heard(r.Holder) && d.due(gone.Add(d.c.Lease+wait))
+}
+
+// place is the node's place among those of a plan that may take over, from 0; -1 when it is not one of them.
+func (d *deciding) place(r Router) int {
+	place := 0
+	for _, node := range r.Plan {
+		switch {
+		case node == d.c.Self:
+			return place
+		case node != r.Holder && d.reachable(node) && !d.abandoned(node):
+			place++
+		}
+	}
+	return -1
+}
+
+func (d *deciding) claim(id string, r Router, to string, cause Cause) {
+	c := Claim{Router: id, To: to, From: r.Holder, Epoch: r.Epoch, Revision: r.Revision, Cause: cause}
+	d.flights[id] = &flight{claim: c}
+	d.out.Claims = append(d.out.Claims, c)
+}
+
+// unhush ends the silence when every router that the node holds has been confirmed.
+func (d *deciding) unhush() {
+	if !d.silent || !d.confirms() {
+		return
+	}
+	for id, r := range d.world.Routers {
+		if f := d.flights[id]; r.Holder == d.c.Self && (!d.confirmed[id] || (f != nil && f.claim.To != d.c.Self)) {
+			return
+		}
+	}
+	d.silent, d.alone, d.asked = false, d.isolated(), d.now
+}
