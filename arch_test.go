@@ -44,6 +44,7 @@ var pure = []pureRow{
 	{dir: "agent/desired", why: "what a node should have is data", uses: macs},
 	{dir: "agent/view", why: "what a node knows is data", uses: changes},
 	{dir: "agent/plan", why: "golden files hold the planner", uses: macs},
+	{dir: "agent/ha", why: "who forwards is proven by a model over values"},
 	{dir: "agent/flow", why: "flows are values that print as text", uses: macs},
 	{dir: "agent/dhcpconf", why: "dnsmasq's files are a function of the network", uses: macsAndMasks},
 }

@@ -88,6 +88,7 @@ type Agent struct {
 	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
 	suspected map[string]bool
 
+	takeover   takeover
 	made       chan []string           // devices that workers have made
 	devices    map[string]bool         // the same, as far as the plan still has them
 	refused    map[string]string       // OVS port or bridge -> why it could not be made
@@ -170,6 +171,10 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
+	a.takeover = takeover{kept: make(chan kept), epochs: map[string]int64{}}
+	if o.Config.keepsRouters() {
+		a.takeover.keeper = newKeeper(ctx, o.Config, s, a.publisher.set, a.takeover.kept, o.Log)
+	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
 	services.metrics, a.publisher.metrics = metrics, metrics
 	return a, metrics.observe(a)
@@ -190,6 +195,9 @@ func (a *Agent) forgive(bridge string) {
 }
 
 func (a *Agent) close() {
+	if a.takeover.keeper != nil {
+		a.takeover.keeper.wait()
+	}
 	a.mirror.Close()
 	a.workers.wait()
 	a.watch.Close()
@@ -238,14 +246,11 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.watch.Ready():
 			a.ovsChanged()
 		case c := <-a.bridges.up:
-			a.forgive(c.bridge)
-			a.metrics.resyncs.WithLabelValues(c.bridge).Inc()
-			a.bridges.connect(c, a.planner.Flows(c.bridge))
-			if br := a.bridges.all[c.bridge]; br != nil && br.synced {
-				delete(a.retired, c.bridge) // its plan was empty
-			}
+			a.bridgeUp(c)
 		case name := <-a.bridges.down:
 			a.bridgeLost(name)
+		case k := <-a.takeover.kept:
+			a.keep(k)
 		case devices := <-a.made:
 			a.devicesMade(devices)
 		case o := <-a.workers.results:
@@ -325,6 +330,7 @@ func (a *Agent) ovsChanged() {
 	a.suspect(changes)
 	now := a.readFacts(snap, a.facts.VLANs)
 	a.planner.MarkFacts(a.view, &a.facts, &now, a.dirty)
+	a.takeover.stale = true
 	a.devicesChanged(changes, now.OFPorts)
 	a.facts = now
 	a.describe(snap)
@@ -338,6 +344,7 @@ func (a *Agent) describe(snap *ovs.Snapshot) {
 		self.StartTime = have.GetStartTime()
 	}
 	self.Problems = a.problems(snap)
+	self.Uplinks = a.uplinks(snap)
 	a.publisher.set(keys.Agent(a.cfg.Node), self)
 }
 
@@ -361,7 +368,18 @@ func (a *Agent) plugs() {
 	}
 }
 
+func (a *Agent) bridgeUp(c connected) {
+	a.takeover.stale = true
+	a.forgive(c.bridge)
+	a.metrics.resyncs.WithLabelValues(c.bridge).Inc()
+	a.bridges.connect(c, a.flowsOf(c.bridge))
+	if br := a.bridges.all[c.bridge]; br != nil && br.synced {
+		delete(a.retired, c.bridge) // its plan was empty
+	}
+}
+
 func (a *Agent) bridgeLost(name string) {
+	a.takeover.stale = true
 	if br := a.bridges.all[name]; br != nil {
 		br.close()
 		a.log.Warn("connection to the bridge lost, its flows will be synced again", "bridge", name)
@@ -393,6 +411,7 @@ func (a *Agent) built(o outcome) {
 		a.metrics.convergence.WithLabelValues(o.unit.kind).Observe(time.Since(since).Seconds())
 		delete(a.served, o.unit)
 	}
+	a.takeover.stale = a.takeover.stale || o.unit.kind == keys.KindRouter
 	a.reportUnit(o.unit)
 }
 
@@ -411,17 +430,21 @@ func (a *Agent) step(ctx context.Context) {
 	if !a.dirty.Empty() || a.fullOVS || a.suspected != nil {
 		dirty := a.dirty
 		a.dirty = view.NewDirty()
+		a.noteTakeover(dirty)
+		a.facts.Silent = a.takeover.silent()
 		delta := a.planner.Update(a.view, &a.facts, dirty)
 		a.serve(delta)
 		a.removeLeftovers()
 		a.writeOVS(ctx, delta)
 		a.writeFlows(delta)
+		a.afterFlows(dirty)
 		a.markReports(dirty)
 		a.markReports(delta.Retried)
 	}
 	if a.switchDown != nil {
 		a.reportPorts()
 	}
+	a.tellKeeper()
 	if a.bridges.synced() {
 		a.alive()
 		if !a.changed.IsZero() && a.dirty.Empty() {
@@ -450,6 +473,10 @@ func (a *Agent) start() bool {
 	a.bridges.careful = a.careful
 	a.retire()
 	a.prune = time.After(pruneAfter)
+	a.announced()
+	if a.takeover.keeper != nil {
+		a.takeover.keeper.start()
+	}
 	a.view.Everything(a.dirty)
 	a.describe(a.ovs.Snapshot())
 	a.plugs()
@@ -704,7 +731,7 @@ func (a *Agent) writeFlows(delta plan.Delta) {
 	order := slices.Sorted(maps.Keys(delta.Flows))
 	slices.SortStableFunc(order, func(x, y string) int { return rank(x) - rank(y) })
 	for _, name := range order {
-		a.bridges.apply(name, delta.Flows[name])
+		a.bridges.apply(name, withoutGate(delta.Flows[name]))
 	}
 }
 

@@ -94,7 +94,7 @@ func (a *Agent) comparison() comparison {
 		c.change = a.wholeChange()
 	}
 	for name, br := range a.bridges.all {
-		c.conns[name], c.flows[name] = br.conn, a.planner.Flows(name)
+		c.conns[name], c.flows[name] = br.conn, a.flowsOf(name)
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.planner.Routers())) {
 		c.units = append(c.units, a.planner.Routers()[id])

@@ -54,7 +54,7 @@ func (a *Agent) auditStep() {
 func (a *Agent) auditItems() []func() {
 	out := []func(){a.auditOVS}
 	for _, name := range slices.Sorted(maps.Keys(a.bridges.all)) {
-		out = append(out, func() { a.bridges.inspect(name, a.planner.Flows(name)) })
+		out = append(out, func() { a.bridges.inspect(name, a.flowsOf(name)) })
 	}
 	for _, u := range slices.SortedFunc(maps.Keys(a.units), func(x, y unit) int {
 		return strings.Compare(x.kind+x.id, y.kind+y.id)
@@ -85,7 +85,7 @@ func (a *Agent) bridgeDrifted(d drift) {
 	}
 	a.forgive(d.bridge)
 	clear(br.refused)
-	if n := a.bridges.sync(br, a.planner.Flows(d.bridge)); n > 0 { // else it was changed by the agent meanwhile
+	if n := a.bridges.sync(br, a.flowsOf(d.bridge)); n > 0 { // else it was changed by the agent meanwhile
 		a.metrics.repaired("flow", n)
 		logDifferences(a.log, "flows differed from the plan", flowDifferences(d.bridge, d.found), "bridge", d.bridge)
 	}

@@ -268,6 +268,9 @@ func (b *bridges) broken(br *bridge, err error) {
 	br.close()
 }
 
+// has reports whether one bridge has the whole plan.
+func (b *bridges) has(name string) bool { return b.all[name] != nil && b.all[name].synced }
+
 // synced reports whether every bridge has the whole plan.
 func (b *bridges) synced() bool {
 	for _, br := range b.all {

@@ -17,13 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Defaults: RFC 5227 section 2.3 has ANNOUNCE_NUM 2, two seconds apart, for a host that joins; after a takeover the
-// first frame may be lost to a port that is still being wired, so there are more of them, sooner.
-const (
-	DefaultCount    = 3
-	DefaultInterval = 200 * time.Millisecond
-	DefaultPending  = 4096
-)
+// DefaultPending is how many announcements may be under way.
+const DefaultPending = 4096
+
+// DefaultRounds are when, after it was asked for, an address is announced. RFC 5227 section 2.3 has two rounds two seconds
+// apart for a host that joins; after a takeover the first frame may be lost to a port or a neighbour that is not ready, so
+// there are more of them, sooner.
+func DefaultRounds() []time.Duration {
+	return []time.Duration{0, 50 * time.Millisecond, 200 * time.Millisecond, time.Second, 3 * time.Second}
+}
 
 var (
 	// ErrBusy tells that more announcements are pending than Options.Pending allows; nothing was queued.
@@ -35,11 +37,11 @@ var (
 // Options is what an Announcer needs.
 type Options struct {
 	// Enter calls a function on a locked thread inside a named namespace: netns.Manager.Run.
-	Enter    func(namespace string, fn func() error) error
-	Count    int           // rounds per announcement; DefaultCount if 0
-	Interval time.Duration // between rounds; DefaultInterval if 0
-	Pending  int           // announcements under way at most; DefaultPending if 0
-	Log      *slog.Logger  // nothing is logged if nil
+	Enter func(namespace string, fn func() error) error
+	// Rounds are when an address is announced, ascending, counted from when it was asked for; DefaultRounds if empty.
+	Rounds  []time.Duration
+	Pending int          // announcements under way at most; DefaultPending if 0
+	Log     *slog.Logger // nothing is logged if nil
 }
 
 // Target is one address on one link.
@@ -57,7 +59,8 @@ type key struct {
 
 type job struct {
 	target Target
-	left   int
+	asked  time.Time
+	sent   int // rounds
 	due    time.Time
 }
 
@@ -78,11 +81,8 @@ func New(o Options) (*Announcer, error) {
 	if o.Enter == nil {
 		return nil, errors.New("garp: Options.Enter is missing")
 	}
-	if o.Count == 0 {
-		o.Count = DefaultCount
-	}
-	if o.Interval == 0 {
-		o.Interval = DefaultInterval
+	if len(o.Rounds) == 0 {
+		o.Rounds = DefaultRounds()
 	}
 	if o.Pending == 0 {
 		o.Pending = DefaultPending
@@ -96,7 +96,7 @@ func New(o Options) (*Announcer, error) {
 	return a, nil
 }
 
-// Announce queues Options.Count rounds for a target, the first at once, and returns without waiting. An announcement of
+// Announce queues Options.Rounds for a target and returns without waiting. An announcement of
 // the same address on the same link that is still under way starts over. A round that cannot be sent (the link or the
 // namespace has gone) ends the announcement and is logged. ErrBusy or ErrClosed when it was not queued.
 func (a *Announcer) Announce(t Target) error {
@@ -112,7 +112,7 @@ func (a *Announcer) Announce(t Target) error {
 	if a.jobs[k] == nil && len(a.jobs) >= a.o.Pending {
 		return fmt.Errorf("announce %s on link %s: %w", t.Address, t.Link, ErrBusy)
 	}
-	a.jobs[k] = &job{target: t, left: a.o.Count, due: time.Now()}
+	a.jobs[k] = &job{target: t, asked: time.Now(), due: time.Now().Add(a.o.Rounds[0])}
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -169,9 +169,9 @@ func (a *Announcer) take(now time.Time) []*job {
 			continue
 		}
 		due = append(due, j)
-		j.left--
-		j.due = now.Add(a.o.Interval)
-		if j.left <= 0 {
+		if j.sent++; j.sent < len(a.o.Rounds) {
+			j.due = j.asked.Add(a.o.Rounds[j.sent])
+		} else {
 			delete(a.jobs, k)
 		}
 	}

@@ -142,7 +142,7 @@ func TestFramesAreThoseOfTheRFCs(t *testing.T) {
 func TestNeighboursHearEveryRoundInBothForms(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	s := newSegment(t)
-	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Count: 3, Interval: time.Millisecond})
+	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Rounds: []time.Duration{0, time.Millisecond, 2 * time.Millisecond}})
 	target := garp.Target{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr}
 	if err := a.Announce(target); err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestAnnounceDoesNotWaitAndIsBounded(t *testing.T) {
 
 func TestALinkThatHasGoneEndsItsAnnouncementOnly(t *testing.T) {
 	s := newSegment(t)
-	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Count: 1, Pending: 1})
+	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Rounds: []time.Duration{0}, Pending: 1})
 	gone := garp.Target{Namespace: s.speaker, Link: "qg-gone", MAC: mac, Address: addr}
 	if err := a.Announce(gone); err != nil {
 		t.Fatal(err)

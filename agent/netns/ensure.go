@@ -211,7 +211,7 @@ func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 
 // prepare reports whether the sysctls are in, without which nothing more is to happen.
 func (p *pass) prepare() bool {
-	if err := p.setSysctls(p.want.Sysctls); err != nil {
+	if err := p.setSysctls("", p.want.Sysctls); err != nil {
 		p.fail(err)
 		return false
 	}

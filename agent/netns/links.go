@@ -64,7 +64,7 @@ func checkLink(l desired.Link) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// setLink sets offload, MAC, MTU and up, and reports whether the MAC changed.
+// setLink sets offload, MAC, MTU, the link's own settings and up, and reports whether the MAC changed.
 func (p *pass) setLink(link netlink.Link, want desired.Link, mac net.HardwareAddr) bool {
 	p.offloadOff(p.sock, want.Name)
 	renamed := !bytes.Equal(link.Attrs().HardwareAddr, mac)
@@ -74,6 +74,7 @@ func (p *pass) setLink(link netlink.Link, want desired.Link, mac net.HardwareAdd
 	if link.Attrs().MTU != want.MTU {
 		p.write(onLink(want.Name, mtu(want.MTU), mtu(link.Attrs().MTU)), func() error { return p.inside.LinkSetMTU(link, want.MTU) })
 	}
+	p.fail(p.setSysctls(want.Name, want.Sysctls))
 	if !up(link) {
 		p.write(onLink(want.Name, "up", "down"), func() error { return p.inside.LinkSetUp(link) })
 	}

@@ -73,14 +73,14 @@ func checkSysctl(name, value string) error {
 	return nil
 }
 
-// setSysctls writes what differs, in the order of the names.
-func (p *pass) setSysctls(want map[string]string) error {
+// setSysctls writes what differs, in the order of the names; object is as for setSysctl.
+func (p *pass) setSysctls(object string, want map[string]string) error {
 	failed := len(p.errs)
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if err := checkSysctl(name, want[name]); err != nil {
 			return err
 		}
-		if err := p.setSysctl("", name, want[name]); err != nil {
+		if err := p.setSysctl(object, name, want[name]); err != nil {
 			return err
 		}
 	}

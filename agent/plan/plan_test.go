@@ -195,7 +195,7 @@ func (n *node) text(t *testing.T) string {
 func writeNamespace(b *strings.Builder, ns desired.Namespace) {
 	fmt.Fprintf(b, "\n# namespace %s forward=%v\nsysctls %v\n", ns.Name, ns.Forward, ns.Sysctls)
 	for _, l := range ns.Links {
-		fmt.Fprintf(b, "link %s mac=%s mtu=%d addresses=%v announce=%v\n", l.Name, l.MAC, l.MTU, l.Addresses, l.Announce)
+		fmt.Fprintf(b, "link %s mac=%s mtu=%d addresses=%v announce=%v sysctls=%v\n", l.Name, l.MAC, l.MTU, l.Addresses, l.Announce, l.Sysctls)
 	}
 	for _, r := range ns.Routes {
 		fmt.Fprintf(b, "route %s via %s dev %s\n", r.Destination, r.Via, r.Dev)

@@ -103,6 +103,7 @@ func (b *routerBuilder) port(network, port string) (model.Port, *view.Network, b
 // link makes the link for a port and notes the prefixes it lies in.
 func (b *routerBuilder) link(prefix string, p model.Port, n *view.Network) desired.Link {
 	l := desired.Link{Name: DeviceName(prefix, p.ID), MAC: p.MAC, MTU: n.Object.MTU}
+	l.Sysctls = patience(l.Name)
 	for _, f := range p.FixedIPs {
 		s, ok := n.Subnets[f.Subnet]
 		if !ok {
@@ -114,6 +115,13 @@ func (b *routerBuilder) link(prefix string, p model.Port, n *view.Network) desir
 		b.attached = append(b.attached, attachment{s.Object.CIDR, l.Name})
 	}
 	return l
+}
+
+// patience has the kernel ask anew for a neighbour's address every 50 ms, for a second (arp(7), Documentation/networking/
+// ip-sysctl.rst). A node that takes a router over knows no neighbour yet, and its first question may be lost while flows are
+// on their way into the datapath; by default the next one follows a second later.
+func patience(link string) map[string]string {
+	return map[string]string{"net.ipv4.neigh." + link + ".retrans_time_ms": "50", "net.ipv4.neigh." + link + ".mcast_solicit": "20"}
 }
 
 func (b *routerBuilder) interfaces() {

@@ -327,6 +327,22 @@ func (v *View) services(network string, d *Dirty) {
 	}
 }
 
+// PhysicalNetworks lists the physical networks that a router needs, sorted.
+func (v *View) PhysicalNetworks(router string) []string {
+	var out []string
+	r := v.Routers[router]
+	if r == nil {
+		return nil
+	}
+	for _, id := range r.networks() {
+		if n := v.Networks[id]; n != nil && n.Object.PhysicalNetwork != "" {
+			out = append(out, n.Object.PhysicalNetwork)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 func (r *Router) uses(network string) bool {
 	return slices.Contains(r.networks(), network)
 }

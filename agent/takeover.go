@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"net"
+	"slices"
+
+	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/garp"
+	"github.com/weft-sdn/weft/agent/ha"
+	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/keys"
+)
+
+// takeover is the loop's side of the keeper: a network node's share in moving routers.
+type takeover struct {
+	keeper *keeper
+	kept   chan kept
+	// stale: the keeper has to be told anew what the loop knows.
+	stale bool
+	// hush are claims that wait until the flows of their routers are gone.
+	hush []ha.Claim
+	// epochs are those under which this node has announced its routers' addresses.
+	epochs map[string]int64
+}
+
+// silent reports whether the node forwards for no router at present.
+func (t *takeover) silent() bool { return t.keeper != nil && t.keeper.silent.Load() }
+
+// keepsRouters reports whether the node holds routers at all.
+func (c *Config) keepsRouters() bool { return slices.Contains(c.Roles, RoleNetwork) }
+
+// keep takes in what the keeper did.
+func (a *Agent) keep(k kept) {
+	for _, w := range k.wrote {
+		a.view.Wrote(w.claim.Router, view.Active{
+			Node: w.claim.To, Epoch: w.active.GetEpoch(), Revision: w.revision, Reason: w.active.GetReason(),
+		}, a.dirty)
+	}
+	for _, c := range k.hush {
+		if now := a.view.Active[c.Router]; now.Node == a.cfg.Node && now.Revision == c.Revision {
+			a.view.Hush(c.Router, a.dirty)
+		}
+		a.takeover.hush = append(a.takeover.hush, c)
+	}
+	for _, router := range k.spared {
+		a.view.Unhush(router, a.dirty)
+	}
+	if k.silence {
+		a.dirty.Peers = true
+	}
+}
+
+// noteTakeover notes after a change whether the keeper has to know.
+func (a *Agent) noteTakeover(dirty *view.Dirty) {
+	if len(dirty.Actives)+len(dirty.Routers) > 0 || dirty.Peers {
+		a.takeover.stale = true
+	}
+}
+
+// afterFlows does what waits for the flows of a change: claims for which the node had to fall silent, and announcements.
+func (a *Agent) afterFlows(dirty *view.Dirty) {
+	if a.takeover.keeper == nil {
+		return
+	}
+	if hush := a.takeover.hush; len(hush) > 0 {
+		a.takeover.hush = nil
+		a.takeover.keeper.hushed(hush)
+	}
+	for id := range dirty.Actives {
+		a.announce(id)
+	}
+}
+
+// announce tells the neighbours of a router that this node now forwards for.
+func (a *Agent) announce(id string) {
+	now, want := a.view.Active[id], a.planner.Routers()[id]
+	if now.Node != a.cfg.Node || want == nil {
+		delete(a.takeover.epochs, id)
+		return
+	}
+	if a.takeover.epochs[id] == now.Epoch {
+		return
+	}
+	a.takeover.epochs[id] = now.Epoch
+	if !a.ready(id) {
+		return // it is announced link by link as it is built
+	}
+	for _, l := range want.Namespace.Links {
+		mac, err := net.ParseMAC(l.MAC)
+		for _, ip := range l.Announce {
+			if err == nil {
+				err = a.services.announce.Announce(garp.Target{Namespace: want.Namespace.Name, Link: l.Name, MAC: mac, Address: ip})
+			}
+		}
+		if err != nil {
+			a.log.Warn("can't announce a router's addresses", "router", id, "link", l.Name, "error", err)
+		}
+	}
+}
+
+// announced notes at the start that what this node forwards for already needs no announcement.
+func (a *Agent) announced() {
+	for id, now := range a.view.Active {
+		if now.Node == a.cfg.Node {
+			a.takeover.epochs[id] = now.Epoch
+		}
+	}
+}
+
+// ready reports whether a router is completely built here.
+func (a *Agent) ready(id string) bool {
+	u := unit{keys.KindRouter, id}
+	built, ok := a.builtAt[u].(*plan.Router)
+	return ok && a.units[u] == nil && built.Problem == nil
+}
+
+// tellKeeper tells the keeper what the loop knows, if that has changed.
+func (a *Agent) tellKeeper() {
+	if a.takeover.keeper == nil || !a.takeover.stale {
+		return
+	}
+	a.takeover.stale = false
+	snap := a.ovs.Snapshot()
+	w := keeperWorld{World: ha.World{
+		Routers: map[string]ha.Router{}, Peers: map[string]ha.Peer{}, Uplinks: provenUplinks(a.uplinks(snap)),
+		Switch: a.bridges.has(plan.BrInt) && a.bridges.has(plan.BrTun),
+	}, sessions: map[string]session{}}
+	for id, b := range a.view.HostRouters {
+		now := a.view.Active[id]
+		w.Routers[id] = ha.Router{
+			Plan: b.Nodes, Holder: now.Node, Epoch: now.Epoch, Revision: now.Revision, HandOver: b.HandOver,
+			Ready: a.ready(id), Physical: a.view.PhysicalNetworks(id),
+		}
+	}
+	for _, name := range a.view.Peers() {
+		said := a.view.Witness[name]
+		w.Peers[name] = ha.Peer{Live: a.view.Live[name], Heard: said.Heard, Lost: said.Lost, Uplinks: a.view.Nodes[name].Uplinks}
+		if port := plan.SessionPort(a.view, &a.facts, name); port != "" {
+			i := snap.Interfaces[port]
+			w.sessions[name] = session{port: port, up: i != nil && i.BFDUp}
+		}
+	}
+	a.takeover.keeper.set(w)
+}
+
+// withoutGate takes the flow that silences routers out of a change: the keeper alone writes it, so that no change decided
+// earlier undoes it.
+func withoutGate(change *plan.FlowChange) *plan.FlowChange {
+	gate := plan.Silence()
+	return &plan.FlowChange{Adds: without(change.Adds, gate), Deletes: without(change.Deletes, gate)}
+}
+
+// flowsOf are the planned flows of a bridge, as silent as the node is by now.
+func (a *Agent) flowsOf(bridge string) []flow.Flow {
+	flows := a.planner.Flows(bridge)
+	if bridge != plan.BrInt {
+		return flows
+	}
+	if flows = without(flows, plan.Silence()); a.takeover.silent() {
+		flows = append(flows, plan.Silence())
+	}
+	return flows
+}
+
+func without(flows []flow.Flow, one flow.Flow) []flow.Flow {
+	var out []flow.Flow
+	for _, f := range flows {
+		if f.Key() != one.Key() {
+			out = append(out, f)
+		}
+	}
+	return out
+}
