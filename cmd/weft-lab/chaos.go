@@ -13,6 +13,7 @@ import (
 func (s *session) chaos() *cobra.Command {
 	var o chaos.Options
 	var dry bool
+	var without []string
 	cmd := &cobra.Command{
 		Use: "chaos", Short: "Drive the lab with random steps and faults, and audit it now and then; it takes the lab for its own",
 		Long: "Drive the lab with random steps: objects made, changed and deleted, VMs plugged and unplugged, daemons killed and held, " +
@@ -29,6 +30,9 @@ func (s *session) chaos() *cobra.Command {
 			}
 			o.Seed = cmp.Or(o.Seed, uint64(time.Now().UnixNano()))
 			o.Out = cmd.OutOrStdout()
+			for _, op := range without {
+				o.Without = append(o.Without, chaos.Op(op))
+			}
 			fmt.Fprintf(o.Out, "seed %d\n", o.Seed)
 			if dry {
 				hosts, err := l.Hosts()
@@ -52,6 +56,7 @@ func (s *session) chaos() *cobra.Command {
 	f.IntVar(&o.Every, "every", chaos.DefaultEvery, "steps between two audits")
 	f.DurationVar(&o.Patience, "patience", chaos.DefaultPatience, "time for all to come right once everything is mended")
 	f.BoolVar(&o.APIOnly, "api-only", false, "break nothing")
+	f.StringSliceVar(&without, "without", nil, "kinds of step to leave out, as they are printed: \"move router\", drain")
 	f.BoolVar(&dry, "dry-run", false, "print the steps and do none")
 	return cmd
 }

@@ -99,9 +99,11 @@ func Await(ctx context.Context, l *lab.Lab, patience time.Duration) ([]Finding, 
 type sight struct {
 	store *store
 	hosts map[string]*host // the nodes that are on
+	shown []shown          // by the controllers that run
+	found findings         // by looking itself
 }
 
-// look reads the store, then the hosts.
+// look reads the store, then the hosts, then what controllers show.
 func look(ctx context.Context, l *lab.Lab) (*sight, error) {
 	s, err := readStore(ctx, l)
 	if err != nil {
@@ -111,11 +113,21 @@ func look(ctx context.Context, l *lab.Lab) (*sight, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sight{store: s, hosts: hosts}, nil
+	shown, found, err := askControllers(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	return &sight{store: s, hosts: hosts, shown: shown, found: found}, nil
 }
 
 func (s *sight) findings() findings {
-	out := s.store.join()
+	out := append(s.store.join(), s.found...)
+	if len(s.shown) > 0 && s.store.leaders == 0 {
+		out.addf(Truth, inStore, "%d controllers run and none leads", len(s.shown))
+	}
+	for _, c := range s.shown {
+		out = append(out, s.store.shownTruly(c)...)
+	}
 	for _, h := range s.hosts {
 		out = append(out, expect(s.store, h).compare()...)
 		out = append(out, s.store.truth(h)...)

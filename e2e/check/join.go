@@ -207,7 +207,7 @@ func (j *joining) placement(id string) {
 		switch {
 		case !ok:
 			j.addf("key %s is missing: router %s is planned on %v", key, id, nodes)
-		case int(b.GetRank()) != rank || len(b.GetNodes()) > 0 && !slices.Equal(b.GetNodes(), nodes):
+		case int(b.GetRank()) != rank || !slices.Equal(b.GetNodes(), nodes):
 			j.addf("key %s is %v; router %s is planned on %v", key, b, id, nodes)
 		case b.GetHandOver() != "":
 			j.addf("router %s: %s is still to hand it over to %s", id, node, b.GetHandOver())

@@ -48,7 +48,8 @@ type store struct {
 	plugs   map[string]stored[*storev1.Plug]
 	reports map[string]stored[*storev1.Report]
 
-	found findings // what could not be read
+	leaders int      // controllers that lead or are next
+	found   findings // what could not be read
 }
 
 func newStore() *store {
@@ -138,7 +139,10 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 		return s.derive(key, value, &storev1.Claim{})
 	case keys.FamilyHost:
 		return s.derive(key, value, binding(k.Kind()))
-	case keys.FamilyRequest, keys.FamilyLeader, keys.FamilyAsk, keys.FamilyAnswer:
+	case keys.FamilyLeader:
+		s.leaders++
+		return nil
+	case keys.FamilyRequest, keys.FamilyAsk, keys.FamilyAnswer:
 		return nil // under leases: they go by themselves
 	default:
 		return fmt.Errorf("key %s: the check does not know this family", key)

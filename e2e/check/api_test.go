@@ -1,0 +1,91 @@
+package check
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/weft-sdn/weft/proto/keys"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+)
+
+// TestAControllerThatShowsWhatIsNotSoIsFound holds that ACTIVE is believed only with a report of the stored revision by a node
+// that is alive, and that an object which is made may not be shown otherwise.
+func TestAControllerThatShowsWhatIsNotSoIsFound(t *testing.T) {
+	const id = "p"
+	active, build := weftv1.State_STATE_ACTIVE, weftv1.State_STATE_BUILD
+	for _, c := range []struct {
+		name   string
+		live   bool
+		report *storev1.Report
+		shown  map[string]weftv1.State
+		says   string // "": nothing
+	}{
+		{"made and shown so", true, &storev1.Report{State: active, Revision: 5}, map[string]weftv1.State{id: active}, ""},
+		{"an older revision", true, &storev1.Report{State: active, Revision: 4}, map[string]weftv1.State{id: active}, "is shown as STATE_ACTIVE"},
+		{"no report", true, nil, map[string]weftv1.State{id: active}, "is shown as STATE_ACTIVE"},
+		{"a node that is not alive", false, &storev1.Report{State: active, Revision: 5}, map[string]weftv1.State{id: active}, "is shown as STATE_ACTIVE"},
+		{"made and not shown so", true, &storev1.Report{State: active, Revision: 5}, map[string]weftv1.State{id: build}, "its node says that it is made"},
+		{"not shown", true, &storev1.Report{State: active, Revision: 5}, map[string]weftv1.State{}, "is stored and not shown"},
+		{"a ghost", true, &storev1.Report{State: active, Revision: 5}, map[string]weftv1.State{id: active, "q": active}, "2 ports are shown, 1 are stored"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStore()
+			s.ports[id] = stored[*weftv1.Port]{&weftv1.Port{Id: id, BoundHost: "cmp1"}, 5}
+			if c.live {
+				s.live["cmp1"] = stored[*storev1.Agent]{msg: &storev1.Agent{}}
+			}
+			if c.report != nil {
+				s.reports[keys.Status("cmp1", keys.KindPort, id)] = stored[*storev1.Report]{msg: c.report}
+			}
+			found := s.shownTruly(shown{controller: "ctl1", ports: c.shown})
+			if c.says == "" && len(found) > 0 {
+				t.Errorf("found %v", found)
+			}
+			if c.says != "" && !slices.ContainsFunc(found, func(f Finding) bool { return f.Promise == Truth && strings.Contains(f.Text, c.says) }) {
+				t.Errorf("nothing like %q in %v", c.says, found)
+			}
+		})
+	}
+}
+
+// TestARouterWithTwoNodesIsJoined holds the check to plans of several nodes: what is right is not found, and what is not is.
+func TestARouterWithTwoNodesIsJoined(t *testing.T) {
+	good := func() *store {
+		s := newStore()
+		for _, n := range []string{"net1", "net2"} {
+			s.agents[n] = stored[*storev1.Agent]{msg: &storev1.Agent{}}
+		}
+		plan := []string{"net1", "net2"}
+		s.routers["r"] = stored[*weftv1.Router]{&weftv1.Router{Id: "r", Placement: &weftv1.Placement{Nodes: plan}}, 5}
+		s.active["r"] = stored[*storev1.ActiveRouter]{msg: &storev1.ActiveRouter{Node: "net2", Epoch: 3}}
+		for rank, n := range plan {
+			s.derived[keys.HostObject(n, keys.KindRouter, "r")] = &storev1.RouterBinding{Rank: int32(rank), Nodes: plan} //nolint:gosec // two
+		}
+		return s
+	}
+	if found := good().join(); len(found) > 0 {
+		t.Fatalf("found %v", found)
+	}
+	binding := func(s *store, node string) *storev1.RouterBinding {
+		return s.derived[keys.HostObject(node, keys.KindRouter, "r")].(*storev1.RouterBinding) //nolint:forcetypeassert // put there
+	}
+	for says, spoil := range map[string]func(*store){
+		"the node that forwards is \"net3\"":   func(s *store) { s.active["r"].msg.Node = "net3" },
+		"the node that forwards is \"\"":       func(s *store) { delete(s.active, "r") },
+		"is missing: router r is planned":      func(s *store) { delete(s.derived, keys.HostObject("net2", keys.KindRouter, "r")) },
+		"belongs to nothing":                   func(s *store) { s.derived[keys.HostObject("net3", keys.KindRouter, "r")] = &storev1.RouterBinding{} },
+		"is still to be moved to net1":         func(s *store) { s.moves["r"] = stored[*storev1.Move]{msg: &storev1.Move{To: "net1"}} },
+		"net2 is still to hand it over":        func(s *store) { binding(s, "net2").HandOver = "net1" },
+		"; router r is planned on [net1 net2]": func(s *store) { binding(s, "net2").Nodes = []string{"net2"} },
+		"on nodes of several pools":            func(s *store) { s.agents["net2"].msg.Pool = "other" },
+	} {
+		s := good()
+		spoil(s)
+		found := s.join()
+		if !slices.ContainsFunc(found, func(f Finding) bool { return f.Promise == Exact && strings.Contains(f.Text, says) }) {
+			t.Errorf("nothing like %q in %v", says, found)
+		}
+	}
+}
