@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/controller/audit"
+	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/controller/placing"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -54,6 +56,7 @@ type chaos struct {
 	replicas []*replica
 	clients  []*clientv3.Client // of the replicas
 	seen     registry
+	planner  *planner
 	calls    atomic.Int64
 	done     atomic.Int64
 }
@@ -165,7 +168,7 @@ func (c *chaos) more(ctx context.Context, r *replica) error {
 	id := c.seen.pick
 	address := func() string { return fmt.Sprintf("10.%d.0.%d", rand.IntN(3), rand.IntN(48)) }
 	hardware := fmt.Sprintf("02:00:00:00:00:%02x", rand.IntN(8))
-	switch rand.IntN(9) {
+	switch rand.IntN(14) {
 	case 0:
 		return c.batch(ctx, r)
 	case 1:
@@ -182,9 +185,54 @@ func (c *chaos) more(ctx context.Context, r *replica) error {
 		return only(r.UpdateSegmentRange(ctx, &weftv1.UpdateSegmentRangeRequest{SegmentRange: &weftv1.SegmentRange{Id: id("range"), Minimum: 111 + uint32(rand.IntN(4)), Maximum: 114}, UpdateMask: mask("minimum", "maximum")}))
 	case 7:
 		return only(r.DeleteSegmentRange(ctx, &weftv1.DeleteSegmentRangeRequest{Id: id("range")}))
+	case 8, 9, 10:
+		return c.plans(ctx, r)
+	case 11, 12:
+		return c.agents(ctx)
 	default:
 		return c.comeAndGo(ctx, r)
 	}
+}
+
+// plans asks for other plans.
+func (c *chaos) plans(ctx context.Context, r *replica) error {
+	id, n := c.seen.pick, int32(rand.IntN(4)) //nolint:gosec // a few
+	node := []string{"n1", "n2", "n3"}[rand.IntN(3)]
+	switch rand.IntN(7) {
+	case 0:
+		return only(r.UpdateRouter(ctx, &weftv1.UpdateRouterRequest{Router: &weftv1.Router{Id: id("router"), Ha: n}, UpdateMask: mask("ha")}))
+	case 1:
+		return only(r.UpdateNetwork(ctx, &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: id("network"), DhcpServers: n}, UpdateMask: mask("dhcp_servers")}))
+	case 2:
+		return only(r.UpdatePool(ctx, &weftv1.UpdatePoolRequest{Pool: &weftv1.Pool{Id: "default", Ha: n, DhcpServers: n}}))
+	case 3:
+		return only(r.UpdateNode(ctx, &weftv1.UpdateNodeRequest{Node: &weftv1.Node{Id: node, Cordoned: n == 0}, UpdateMask: mask("cordoned")}))
+	case 4:
+		return only(r.Rebalance(ctx, &weftv1.RebalanceRequest{}))
+	case 5:
+		return only(r.MoveRouter(ctx, &weftv1.MoveRouterRequest{Id: id("router"), Node: node}))
+	default:
+		return only(r.UpdateRouter(ctx, &weftv1.UpdateRouterRequest{Router: &weftv1.Router{Id: id("router"), Pool: []string{"", "default", "none"}[rand.IntN(3)]}, UpdateMask: mask("pool")}))
+	}
+}
+
+// agents takes a router over as a standby's agent does, or edits plans as a leader does.
+func (c *chaos) agents(ctx context.Context) error {
+	node := []string{"n1", "n2", "n3"}[rand.IntN(3)]
+	want := placing.Replan{Leaving: map[string]string{node: "is drained"}}
+	var err error
+	switch rand.IntN(3) {
+	case 0:
+		err = c.planner.tryTakeOver(ctx, c.seen.pick("router"), node)
+	case 1:
+		_, _, err = c.planner.router(ctx, c.seen.pick("router"), want)
+	default:
+		_, _, err = c.planner.dhcp(ctx, c.seen.pick("network"), want)
+	}
+	if fault.Code(err) == codes.Internal && ctx.Err() == nil {
+		c.Errorf("editing a plan failed with %v", err)
+	}
+	return nil
 }
 
 // batch creates subnets and ports that contradict one another, one of them twice under one request id.
@@ -255,6 +303,7 @@ func TestKilledClientsAndControllersLeaveNothingHalfDone(t *testing.T) {
 	for _, n := range []string{"n1", "n2", "n3"} {
 		b.node(n, networkNode("tenant"))
 	}
+	c.planner = b.planner()
 	check(t, only(c.any().CreateSegmentRange(b.context(), &weftv1.CreateSegmentRangeRequest{SegmentRange: &weftv1.SegmentRange{Type: vlan, PhysicalNetwork: "tenant", Minimum: 100, Maximum: 110}})))
 	length := 6 * time.Second
 	if testing.Short() {

@@ -66,14 +66,13 @@ func (w *world) active(router string) *storev1.ActiveRouter {
 // takeOver writes active/ as a standby's agent would.
 func (w *world) takeOver(router, node string) {
 	w.Helper()
-	w.check(w.tryTakeOver(router, node))
+	w.check((&planner{bench: w.bench, store: store.New(w.etcdClient)}).tryTakeOver(w.ctx, router, node))
 }
 
 // tryTakeOver is takeOver for any goroutine; the error is store.ErrConflict when the node holds the router no more.
-func (w *world) tryTakeOver(router, node string) error {
-	s := store.New(w.etcdClient)
-	snap, err := s.Read(w.ctx, store.Key(keys.Active(router)))
-	if err != nil {
+func (p *planner) tryTakeOver(ctx context.Context, router, node string) error {
+	snap, err := p.store.Read(ctx, store.Key(keys.Active(router)))
+	if err != nil || len(snap.Results[0].Entries) == 0 {
 		return err
 	}
 	a, now := &storev1.ActiveRouter{}, snap.Results[0].Entries[0]
@@ -84,7 +83,7 @@ func (w *world) tryTakeOver(router, node string) error {
 	x.Unchanged(now.Key, now.Revision)
 	x.Exists(keys.HostObject(node, keys.KindRouter, router))
 	x.Put(now.Key, &storev1.ActiveRouter{Node: node, Epoch: a.GetEpoch() + 1, Reason: "taken over", Time: timestamppb.Now()})
-	_, err = s.Commit(w.ctx, x, 0)
+	_, err = p.store.Commit(ctx, x, 0)
 	return err
 }
 
@@ -106,17 +105,17 @@ func (w *world) nodesOf(router string) []string {
 
 // planner works on plans as the leader's loops do, with a fleet of its own.
 type planner struct {
-	*world
+	*bench
 	fleet *fleet.Fleet
 	store *store.Store
 }
 
-func (w *world) planner() *planner {
-	w.Helper()
-	p := &planner{world: w, store: store.New(w.etcdClient)}
+func (b *bench) planner() *planner {
+	b.Helper()
+	p := &planner{bench: b, store: store.New(b.etcdClient)}
 	p.fleet = fleet.New(p.store, slog.New(slog.DiscardHandler))
-	w.Cleanup(p.fleet.Close)
-	w.check(p.fleet.Ready(w.ctx))
+	b.Cleanup(p.fleet.Close)
+	check(b, p.fleet.Ready(b.context()))
 	return p
 }
 
@@ -128,8 +127,8 @@ func (p *planner) change(v *record.View) *placing.Change {
 }
 
 // router brings a router's plan to what is wanted.
-func (p *planner) router(id string, want placing.Replan) (plan placing.RouterPlan, changed bool, err error) {
-	_, err = p.store.Update(p.ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
+func (p *planner) router(ctx context.Context, id string, want placing.Replan) (plan placing.RouterPlan, changed bool, err error) {
+	_, err = p.store.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
 		c := p.change(record.NewView(p.store))
 		before, err := record.Routers().Get(ctx, c.View, id)
 		if err != nil {
@@ -143,9 +142,9 @@ func (p *planner) router(id string, want placing.Replan) (plan placing.RouterPla
 	return plan, changed, err
 }
 
-func (p *planner) dhcp(id string, want placing.Replan) (nodes []string, changed bool) {
-	p.Helper()
-	_, err := p.store.Update(p.ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
+// dhcp brings a network's DHCP servers to what is wanted.
+func (p *planner) dhcp(ctx context.Context, id string, want placing.Replan) (nodes []string, changed bool, err error) {
+	_, err = p.store.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
 		c := p.change(record.NewView(p.store))
 		before, err := record.Networks().Get(ctx, c.View, id)
 		if err != nil {
@@ -156,8 +155,7 @@ func (p *planner) dhcp(id string, want placing.Replan) (nodes []string, changed 
 		}
 		return c.Txn, nil
 	})
-	p.check(err)
-	return nodes, changed
+	return nodes, changed, err
 }
 
 func TestARouterIsPlannedOnTwoNodesOfDifferentZonesAndActiveOnTheFirst(t *testing.T) {
@@ -213,16 +211,16 @@ func TestADeadActiveNodeStaysUntilAnotherIsActiveAndIsReplacedAtOnce(t *testing.
 	w.another("net3", nil)
 	p := w.planner()
 	dead := placing.Replan{Leaving: map[string]string{nodes[0]: "is dead"}}
-	plan, _, err := p.router(r.GetId(), dead)
+	plan, _, err := p.router(w.ctx, r.GetId(), dead)
 	w.check(err)
 	if want := []string{nodes[0], nodes[1], "net3"}; !slices.Equal(plan.Nodes, want) || !slices.Equal(w.nodesOf(r.GetId()), want) || plan.Active != nodes[0] {
 		t.Errorf("plan %v, active %s; want %v", plan.Nodes, plan.Active, want)
 	}
-	if _, changed, err := p.router(r.GetId(), dead); err != nil || changed {
+	if _, changed, err := p.router(w.ctx, r.GetId(), dead); err != nil || changed {
 		t.Errorf("once more: changed %v, error %v", changed, err)
 	}
 	w.takeOver(r.GetId(), nodes[1])
-	plan, _, err = p.router(r.GetId(), dead)
+	plan, _, err = p.router(w.ctx, r.GetId(), dead)
 	w.check(err)
 	if want := []string{nodes[1], "net3"}; !slices.Equal(plan.Nodes, want) || !slices.Equal(w.nodesOf(r.GetId()), want) || w.active(r.GetId()).GetEpoch() != 2 {
 		t.Errorf("plan %v, active %v; want %v, epoch 2", plan.Nodes, w.active(r.GetId()), want)
@@ -237,13 +235,13 @@ func TestAMoveAddsItsTargetHandsOverAndTrims(t *testing.T) {
 	w.another("net3", nil)
 	p := w.planner()
 	move := placing.Replan{Add: "net3"}
-	plan, _, err := p.router(r.GetId(), move)
+	plan, _, err := p.router(w.ctx, r.GetId(), move)
 	w.check(err)
 	if !slices.Equal(plan.Nodes, append(slices.Clone(nodes), "net3")) {
 		t.Errorf("plan %v, want net3 added", plan.Nodes)
 	}
 	move.HandOver = "net3"
-	plan, changed, err := p.router(r.GetId(), move)
+	plan, changed, err := p.router(w.ctx, r.GetId(), move)
 	w.check(err)
 	binding := &storev1.RouterBinding{}
 	w.read(keys.HostObject(nodes[0], keys.KindRouter, r.GetId()), binding)
@@ -259,7 +257,7 @@ func TestAMoveAddsItsTargetHandsOverAndTrims(t *testing.T) {
 		t.Errorf("a change during the move: plan %v, binding %v", w.nodesOf(r.GetId()), binding)
 	}
 	w.takeOver(r.GetId(), "net3")
-	plan, _, err = p.router(r.GetId(), placing.Replan{First: "net3"})
+	plan, _, err = p.router(w.ctx, r.GetId(), placing.Replan{First: "net3"})
 	w.check(err)
 	if want := []string{"net3", nodes[0]}; !slices.Equal(w.nodesOf(r.GetId()), want) || plan.Active != "net3" || plan.HandOver != "" {
 		t.Errorf("after the move: plan %+v, want %v", plan, want)
@@ -274,7 +272,7 @@ func TestAnUnfitTargetOfAMoveIsRefusedWithItsReason(t *testing.T) {
 		a.Uplinks = []*weftv1.Uplink{{PhysicalNetwork: "ext1", Bridge: "br-ext1", Reason: "eth1 has no link"}}
 	})
 	p := w.planner()
-	_, changed, err := p.router(r.GetId(), placing.Replan{Add: "net3"})
+	_, changed, err := p.router(w.ctx, r.GetId(), placing.Replan{Add: "net3"})
 	var unfit *placing.UnfitError
 	if changed || !errors.As(err, &unfit) || !strings.Contains(err.Error(), "eth1 has no link") {
 		t.Errorf("changed %v, error %v; want the uplink named", changed, err)
@@ -287,7 +285,7 @@ func TestARouterThatIsNowherePossibleKeepsItsPlan(t *testing.T) {
 	nodes := w.nodesOf(r.GetId())
 	p := w.planner()
 	gone := map[string]string{nodes[0]: "is drained", nodes[1]: "is drained"}
-	plan, changed, err := p.router(r.GetId(), placing.Replan{Leaving: gone})
+	plan, changed, err := p.router(w.ctx, r.GetId(), placing.Replan{Leaving: gone})
 	w.check(err)
 	if !slices.Contains(plan.Nodes, nodes[0]) || w.active(r.GetId()).GetNode() != nodes[0] {
 		t.Errorf("changed %v: plan %v, want the active node kept", changed, plan.Nodes)
@@ -330,25 +328,27 @@ func TestDHCPServersAreReplacedOneByOneAndTheLastStays(t *testing.T) {
 	before := w.servers(w.net1.GetId())
 	p := w.planner()
 	all := map[string]string{"net1": "is drained", "net2": "is drained"}
-	if nodes, changed := p.dhcp(w.net1.GetId(), placing.Replan{Leaving: all}); changed || len(nodes) != 2 {
+	if nodes, changed, err := p.dhcp(w.ctx, w.net1.GetId(), placing.Replan{Leaving: all}); err != nil || changed || len(nodes) != 2 {
 		t.Errorf("nowhere to go: changed %v, nodes %v", changed, nodes)
 	}
 	w.another("net3", nil)
 	p.eventually("net3 is seen", func() bool { return len(p.fleet.Nodes()) == 3 })
 	drain := placing.Replan{Leaving: map[string]string{"net1": "is drained"}, Keep: []string{"net1"}}
-	nodes, _ := p.dhcp(w.net1.GetId(), drain)
+	nodes, _, err := p.dhcp(w.ctx, w.net1.GetId(), drain)
+	w.check(err)
 	if len(nodes) != 3 || len(w.servers(w.net1.GetId())) != 3 {
 		t.Errorf("while net1 is kept: %v", nodes)
 	}
 	w.audit()
 	drain.Keep = nil
-	nodes, _ = p.dhcp(w.net1.GetId(), drain)
+	nodes, _, err = p.dhcp(w.ctx, w.net1.GetId(), drain)
+	w.check(err)
 	after := w.servers(w.net1.GetId())
 	if len(nodes) != 2 || after["net1"] != nil || after["net3"] == nil || after["net2"].GetId() != before["net2"].GetId() {
 		t.Errorf("after net1 has gone: %v", nodes)
 	}
-	if _, changed := p.dhcp(w.net1.GetId(), drain); changed {
-		t.Error("once more: changed")
+	if _, changed, err := p.dhcp(w.ctx, w.net1.GetId(), drain); err != nil || changed {
+		t.Errorf("once more: changed, %v", err)
 	}
 	w.audit()
 }
@@ -380,8 +380,10 @@ func TestEightServersOfSixteenSubnetsFitIntoTheStore(t *testing.T) {
 	w.put(keys.Pool("default"), settings)
 	p := w.planner()
 	rounds := 0
+	var err error
 	for changed := true; changed; rounds++ {
-		_, changed = p.dhcp(n.GetId(), placing.Replan{})
+		_, changed, err = p.dhcp(w.ctx, n.GetId(), placing.Replan{})
+		w.check(err)
 		w.audit()
 	}
 	if servers := w.servers(n.GetId()); len(servers) != 8 || rounds < 3 {
@@ -391,7 +393,8 @@ func TestEightServersOfSixteenSubnetsFitIntoTheStore(t *testing.T) {
 	w.put(keys.Pool("default"), settings)
 	p.eventually("the pool's settings are seen", func() bool { return p.fleet.PoolSettings()["default"].GetDhcpServers() == 1 })
 	for changed := true; changed; {
-		_, changed = p.dhcp(n.GetId(), placing.Replan{})
+		_, changed, err = p.dhcp(w.ctx, n.GetId(), placing.Replan{})
+		w.check(err)
 	}
 	if servers := w.servers(n.GetId()); len(servers) != 1 {
 		t.Errorf("%d servers, want 1", len(servers))

@@ -374,7 +374,7 @@ func TestAPlanIsWholeHoweverManyWorkOnIt(t *testing.T) {
 		var err error
 		for i := range steps {
 			out := fmt.Sprintf("net%d", 1+i%4)
-			if _, _, err = p.router(r.GetId(), placing.Replan{Leaving: map[string]string{out: "is drained"}}); err != nil {
+			if _, _, err = p.router(w.ctx, r.GetId(), placing.Replan{Leaving: map[string]string{out: "is drained"}}); err != nil {
 				break
 			}
 		}
@@ -383,7 +383,7 @@ func TestAPlanIsWholeHoweverManyWorkOnIt(t *testing.T) {
 	go func() {
 		var err error
 		for i := range steps {
-			if err = w.tryTakeOver(r.GetId(), fmt.Sprintf("net%d", 1+i%4)); err != nil && !errors.Is(err, store.ErrConflict) {
+			if err = p.tryTakeOver(w.ctx, r.GetId(), fmt.Sprintf("net%d", 1+i%4)); err != nil && !errors.Is(err, store.ErrConflict) {
 				break
 			}
 			err = nil
@@ -393,7 +393,7 @@ func TestAPlanIsWholeHoweverManyWorkOnIt(t *testing.T) {
 	for range 3 {
 		w.check(<-done)
 	}
-	if _, _, err := p.router(r.GetId(), placing.Replan{}); err != nil {
+	if _, _, err := p.router(w.ctx, r.GetId(), placing.Replan{}); err != nil {
 		t.Error(err)
 	}
 	w.nodesOf(r.GetId())

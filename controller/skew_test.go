@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -86,7 +87,7 @@ func (d *duel) empty(ctx context.Context) {
 	d.Helper()
 	for _, f := range []keys.Family{
 		keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP, keys.FamilySegmentRange,
-		keys.FamilyLocator, keys.FamilyHost, keys.FamilyActive, keys.FamilyPlug, keys.FamilyClaim, keys.FamilyRequest,
+		keys.FamilyLocator, keys.FamilyHost, keys.FamilyActive, keys.FamilyPlug, keys.FamilyClaim, keys.FamilyRequest, keys.FamilyMove,
 	} {
 		_, err := d.etcdClient.Delete(ctx, keys.All(f), withPrefix())
 		check(d, err)
@@ -196,7 +197,7 @@ type move struct {
 
 // moves are all mutations, in the forms whose assumptions others can break.
 func moves() []move {
-	return append(append(networkMoves(), portMoves()...), routerMoves()...)
+	return slices.Concat(networkMoves(), portMoves(), routerMoves(), planMoves())
 }
 
 func networkMoves() []move {
@@ -326,6 +327,47 @@ func routerMoves() []move {
 	}
 }
 
+// planMoves change where things are, among them a takeover by whichever node is not active.
+func planMoves() []move {
+	return []move{
+		{"router on one node", func(s *stage, r *replica) error {
+			return only(r.UpdateRouter(s.ctx, &weftv1.UpdateRouterRequest{Router: &weftv1.Router{Id: s.second.GetId(), Ha: 1}}))
+		}},
+		{"router takeover", func(s *stage, r *replica) error { return s.takeOver(r, s.second) }},
+		{"router move", func(s *stage, r *replica) error {
+			return only(r.MoveRouter(s.ctx, &weftv1.MoveRouterRequest{Id: s.second.GetId(), Node: "n1"}))
+		}},
+		{"rebalance", func(s *stage, r *replica) error { return only(r.Rebalance(s.ctx, &weftv1.RebalanceRequest{})) }},
+		{"one DHCP server", func(s *stage, r *replica) error {
+			return only(r.UpdateNetwork(s.ctx, &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: s.net.GetId(), DhcpServers: 1}}))
+		}},
+		{"bare network with one DHCP server", func(s *stage, r *replica) error {
+			return only(r.UpdateNetwork(s.ctx, &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: s.bare.GetId(), DhcpServers: 1}}))
+		}},
+		{"cordon", func(s *stage, r *replica) error {
+			_, err := r.UpdateNode(s.ctx, &weftv1.UpdateNodeRequest{Node: &weftv1.Node{Id: "n1", Cordoned: true}})
+			_, err2 := r.UpdateNode(s.ctx, &weftv1.UpdateNodeRequest{Node: &weftv1.Node{Id: "n1"}, UpdateMask: mask("cordoned")})
+			return errors.Join(err, err2)
+		}},
+	}
+}
+
+// takeOver makes a standby the active node, as its agent would; the controller has no part in it.
+func (s *stage) takeOver(r *replica, router *weftv1.Router) error {
+	got, err := r.GetRouter(s.ctx, &weftv1.GetRouterRequest{Id: router.GetId()})
+	if err != nil {
+		return err
+	}
+	for _, node := range got.GetPlacement().GetNodes() {
+		if node != got.GetActiveNode() {
+			// Another may be quicker.
+			_ = (&planner{store: store.New(s.etcd)}).tryTakeOver(s.ctx, router.GetId(), node)
+			return nil
+		}
+	}
+	return nil
+}
+
 // fight lets one move be interrupted by others between its reads and its commit, and returns what is then wrong.
 func (d *duel) fight(interrupted move, by ...move) []string {
 	d.Helper()
@@ -386,6 +428,9 @@ func known() map[string][]string {
 		"floating IP create":  {"floating IP off", "interface remove", "interface add"},
 		"gateway clear":       {"floating IP delete", "floating IP to the free port"},
 		"subnet delete":       {"port create", "port delete"},
+		"router on one node":  {"router takeover"},
+		"router delete":       {"router takeover"},
+		"one DHCP server":     {"subnet create"},
 	}
 }
 

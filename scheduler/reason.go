@@ -23,9 +23,6 @@ func (p *placement) reasons(n Node, pool string) []string {
 
 // unfit is what speaks against a node by its nature, even if it holds the object.
 func (p *placement) unfit(n Node, pool string) (out []string) {
-	if !n.Network {
-		out = append(out, "is not a network node")
-	}
 	if pool != "" && n.Pool != pool {
 		out = append(out, fmt.Sprintf("is in pool %s, not in %s", n.Pool, pool))
 	}

@@ -171,7 +171,10 @@ func Place(req Request, nodes []Node) (Plan, error) {
 func Check(req Request, nodes []Node, name string) string {
 	p := newPlacement(req, nodes)
 	n, ok := p.byName[name]
-	if !ok {
+	switch {
+	case slices.Contains(p.others, name):
+		return notNetwork
+	case !ok:
 		return "is not registered"
 	}
 	pool, ok := p.choosePool()
@@ -184,16 +187,24 @@ func Check(req Request, nodes []Node, name string) string {
 // placement is one request under consideration.
 type placement struct {
 	req    Request
-	nodes  []Node // by name
+	nodes  []Node // the network nodes, by name
 	byName map[string]Node
+	others []string // the names of the others
 }
 
+const notNetwork = "is not a network node"
+
 func newPlacement(req Request, nodes []Node) *placement {
-	p := &placement{req: req, nodes: slices.Clone(nodes), byName: make(map[string]Node, len(nodes))}
-	slices.SortFunc(p.nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
-	for _, n := range p.nodes {
-		p.byName[n.Name] = n
+	p := &placement{req: req, byName: map[string]Node{}}
+	for i := range nodes {
+		if n := &nodes[i]; n.Network {
+			p.nodes = append(p.nodes, *n)
+			p.byName[n.Name] = *n
+		} else {
+			p.others = append(p.others, n.Name)
+		}
 	}
+	slices.SortFunc(p.nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
 	return p
 }
 
@@ -354,5 +365,9 @@ func (p *placement) rejections(pool string, plan []string) (out []Rejection) {
 			out = append(out, Rejection{Node: n.Name, Reason: strings.Join(reasons, ", ")})
 		}
 	}
+	for _, name := range p.others {
+		out = append(out, Rejection{Node: name, Reason: notNetwork})
+	}
+	slices.SortFunc(out, func(a, b Rejection) int { return cmp.Compare(a.Node, b.Node) })
 	return out
 }
