@@ -63,7 +63,7 @@ type Link struct {
 	Name      string
 	MAC       string
 	MTU       int
-	Sysctls   map[string]string // of the link, "net.ipv4.neigh.<name>.retrans_time_ms" -> "50"; written before it goes up
+	Sysctls   map[string]string // of the link, "net.ipv4.neigh.<name>.retrans_time_ms" -> "60"; written before it goes up
 	Addresses []netip.Prefix    // sorted; the host's whole set of global IPv4 addresses on this link
 	// Announce lists the addresses for which a gratuitous ARP (RFC 5227 section 3, an ARP announcement) is sent when
 	// they are first put on the link.

@@ -117,11 +117,12 @@ func (b *routerBuilder) link(prefix string, p model.Port, n *view.Network) desir
 	return l
 }
 
-// patience has the kernel ask anew for a neighbour's address every 50 ms, for a second (arp(7), Documentation/networking/
+// patience has the kernel ask anew for a neighbour's address every 60 ms, for a second (arp(7), Documentation/networking/
 // ip-sysctl.rst). A node that takes a router over knows no neighbour yet, and its first question may be lost while flows are
-// on their way into the datapath; by default the next one follows a second later.
+// on their way into the datapath; by default the next one follows a second later. 60 ms are whole jiffies at any rate of the
+// kernel's clock: other values read back as something else.
 func patience(link string) map[string]string {
-	return map[string]string{"net.ipv4.neigh." + link + ".retrans_time_ms": "50", "net.ipv4.neigh." + link + ".mcast_solicit": "20"}
+	return map[string]string{"net.ipv4.neigh." + link + ".retrans_time_ms": "60", "net.ipv4.neigh." + link + ".mcast_solicit": "16"}
 }
 
 func (b *routerBuilder) interfaces() {
