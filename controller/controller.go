@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -22,6 +23,7 @@ import (
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
+	"github.com/weft-sdn/weft/controller/metrics"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 )
@@ -37,6 +39,8 @@ type Options struct {
 	Name string
 	// NodeDeadAfter is how long a node whose lease has ended keeps what is planned on it; 0 is the keeper's default.
 	NodeDeadAfter time.Duration
+	// Metrics is where the controller registers its metrics, its own if nil; a registry holds those of one controller.
+	Metrics *prometheus.Registry
 	// Observe, if not nil, is told whenever the replica begins or ends to lead; see leader.Options.
 	Observe func(leader.State)
 }
@@ -46,12 +50,13 @@ const LeaderService = "weft.leader"
 
 // Controller is one running replica. Any number may work on one etcd.
 type Controller struct {
-	opts   Options
-	fleet  *fleet.Fleet
-	server *grpc.Server
-	health *health.Server
-	stop   context.CancelFunc
-	wg     sync.WaitGroup
+	opts    Options
+	fleet   *fleet.Fleet
+	metrics *metrics.Metrics
+	server  *grpc.Server
+	health  *health.Server
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 }
 
 // drain is how long calls under way may take when the controller stops.
@@ -60,24 +65,39 @@ const drain = 5 * time.Second
 // Start prepares the store, lists the fleet and starts the background work; ctx bounds only the start. The result serves
 // nothing until Serve.
 func Start(ctx context.Context, opts Options) (*Controller, error) {
-	s := store.New(opts.Client)
+	if opts.Metrics == nil {
+		opts.Metrics = prometheus.NewRegistry()
+	}
+	m, err := metrics.New(opts.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	s := store.New(opts.Client).Observed(m.Store())
 	if err := prepare(ctx, s, opts.Log); err != nil {
 		return nil, err
 	}
-	c := &Controller{opts: opts, fleet: fleet.New(s, opts.Log), health: health.NewServer()}
+	c := &Controller{opts: opts, fleet: fleet.New(s, opts.Log), metrics: m, health: health.NewServer()}
+	c.fleet.OnMove(m.ActiveChanged)
 	if err := c.fleet.Ready(ctx); err != nil {
 		c.fleet.Close()
 		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
+	b := binder.New(s, opts.Log)
+	if err := m.Observe(metrics.Sources{
+		Nodes: c.fleet.Counts, Heard: c.fleet.Heard, Away: s.Away, Queues: map[string]func() int{"binder": b.Depth},
+	}); err != nil {
+		c.fleet.Close()
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.server = newServer(opts.Log)
+	c.server = newServer(opts.Log, m)
 	api.New(api.Options{
 		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Ending: background.Done(),
 	}).Register(c.server)
 	healthv1.RegisterHealthServer(c.server, c.health)
 	reflection.Register(c.server)
-	c.wg.Go(func() { binder.New(s, opts.Log).Run(background) })
+	c.wg.Go(func() { b.Run(background) })
 	c.observe(leader.State{})
 	work := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: opts.Log, DeadAfter: opts.NodeDeadAfter})
 	c.wg.Go(func() { c.elector(s).Run(background, work.Run) })
@@ -100,6 +120,7 @@ func (c *Controller) observe(state leader.State) {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	c.health.SetServingStatus(LeaderService, status)
+	c.metrics.Leading(state.Leading)
 	if c.opts.Observe != nil {
 		c.opts.Observe(state)
 	}

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/weft-sdn/weft/controller/metrics"
 )
 
 // Limits of the server: the size of a request (a batch of 1,000 objects is below 1 MB), of an answer (10,000 objects),
@@ -24,13 +26,13 @@ const (
 	longWait    = time.Second
 )
 
-func newServer(log *slog.Logger) *grpc.Server {
+func newServer(log *slog.Logger, m *metrics.Metrics) *grpc.Server {
 	return grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(recovered(log), bounded),
-		grpc.ChainStreamInterceptor(recoveredStream(log)),
+		grpc.ChainUnaryInterceptor(m.Unary, recovered(log), bounded),
+		grpc.ChainStreamInterceptor(m.Stream, recoveredStream(log)),
 	)
 }
 

@@ -15,12 +15,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/controller/config"
 	"github.com/weft-sdn/weft/controller/etcd"
+	"github.com/weft-sdn/weft/controller/metrics"
 	"github.com/weft-sdn/weft/proto/store"
 )
 
@@ -130,8 +133,15 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if cfg.MetricsListen != "" {
+		if _, err := metrics.Serve(ctx, cfg.MetricsListen, registry, log); err != nil {
+			return err
+		}
+	}
 	c, err := controller.Start(starting, controller.Options{
-		Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name,
+		Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {

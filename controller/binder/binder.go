@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -41,7 +42,11 @@ type Binder struct {
 	names  map[string]string // each node's name and network's id once
 	listed int
 	dirty  map[string]bool
+	depth  atomic.Int64 // len(dirty), for whoever asks
 }
+
+// Depth is how many ports wait to be looked at. It is safe for concurrent use.
+func (b *Binder) Depth() int { return int(b.depth.Load()) }
 
 // New makes a Binder.
 func New(s *store.Store, log *slog.Logger) *Binder {
@@ -72,6 +77,7 @@ func (b *Binder) Run(ctx context.Context) {
 		if b.listed == len(scopes) && !b.settle(ctx) {
 			timer.Reset(retry/4 + rand.N(retry))
 		}
+		b.depth.Store(int64(len(b.dirty)))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"strconv"
@@ -37,6 +38,8 @@ type Config struct {
 	UnderlayMTU int `json:"underlay_mtu"`
 	// NodeDeadAfterSeconds is how long a node whose agent's lease has ended keeps what is planned on it, in seconds.
 	NodeDeadAfterSeconds int `json:"node_dead_after_seconds"`
+	// MetricsListen is where /metrics is served for Prometheus: "host:port"; "" nowhere.
+	MetricsListen string `json:"metrics_listen"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `json:"log_level"`
 }
@@ -109,6 +112,7 @@ func Settings() []Setting {
 		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
 		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},
+		{"metrics_listen", "address of /metrics, such as 127.0.0.1:9464; none: nowhere", func(c *Config, v string) error { c.MetricsListen = v; return nil }},
 		{"log_level", "debug, info, warn or error", func(c *Config, v string) error { c.LogLevel = v; return nil }},
 	}
 }
@@ -184,6 +188,9 @@ func (c *Config) Check() error {
 		if u, err := url.Parse(text); err != nil || u.Scheme != "http" || u.Port() == "" {
 			bad("etcd_listen", "%q is not a URL such as http://10.0.0.1:2379", text)
 		}
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
+		bad("metrics_listen", "%q is not an address and a port, such as 127.0.0.1:9464", c.MetricsListen)
 	}
 	if c.UnderlayMTU < 576 || c.UnderlayMTU > model.MaxMTU {
 		bad("underlay_mtu", "%d is not in 576..%d", c.UnderlayMTU, model.MaxMTU)

@@ -108,6 +108,34 @@ type Fleet struct {
 	feeds   map[*Feed]bool
 	applied chan struct{} // closed and replaced whenever something was applied
 	changed chan struct{} // closed and replaced whenever a node or what it holds changed
+	moved   func(from, to, reason string)
+}
+
+// OnMove has f told of each router that becomes active on another node, with the reason that was written. It must not
+// block; it is told of nothing that happened before.
+func (f *Fleet) OnMove(moved func(from, to, reason string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.moved = moved
+}
+
+// Heard is when the store last said anything to the fleet's mirror; see mirror.Mirror.Heard.
+func (f *Fleet) Heard() time.Time { return f.mirror.Heard() }
+
+// Counts are the registered nodes, and how many of them are alive.
+func (f *Fleet) Counts() (registered, alive int) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, n := range f.nodes {
+		if n.agent == nil {
+			continue
+		}
+		registered++
+		if n.alive {
+			alive++
+		}
+	}
+	return registered, alive
 }
 
 // New begins to follow the fleet. Close ends it.
@@ -182,6 +210,9 @@ func (f *Fleet) run() {
 func (f *Fleet) apply(b mirror.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if b.Rewound {
+		clear(f.seen) // revisions begin anew
+	}
 	nodesChanged := false
 	for _, c := range b.Changes {
 		family := keys.Family(c.Scope)
@@ -326,7 +357,8 @@ func (f *Fleet) changeActive(k keys.Key, c mirror.Change) error {
 	if !ok {
 		return fmt.Errorf("%q is not a UUID", k.ID())
 	}
-	if n := f.nodes[f.active[id].node]; n != nil {
+	from := f.active[id].node
+	if n := f.nodes[from]; n != nil {
 		delete(n.active, id)
 	}
 	delete(f.active, id)
@@ -340,6 +372,9 @@ func (f *Fleet) changeActive(k keys.Key, c mirror.Change) error {
 	n := f.node(now.GetNode())
 	n.active[id] = true
 	f.active[id] = active{node: n.name, epoch: now.GetEpoch()}
+	if from != "" && n.name != "" && from != n.name && f.moved != nil {
+		f.moved(from, n.name, now.GetReason())
+	}
 	return nil
 }
 

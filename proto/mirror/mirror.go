@@ -93,6 +93,7 @@ type Mirror struct {
 	mu      sync.Mutex
 	seen    int64  // the latest revision of the store
 	cluster uint64 // the store's cluster id; 0 before anything was read
+	heard   time.Time
 	scopes  map[string]*scope
 	pending map[string]Change
 	listed  []string
@@ -182,6 +183,7 @@ func (m *Mirror) latest() int64 {
 func (m *Mirror) see(cluster uint64, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.heard = time.Now()
 	if cluster != 0 && m.cluster != 0 && cluster != m.cluster {
 		m.opts.Log.Warn("the store is another cluster, listing everything again", "seen", m.seen, "revision", revision)
 		m.cluster = cluster
@@ -190,6 +192,14 @@ func (m *Mirror) see(cluster uint64, revision int64) {
 	}
 	m.cluster = cluster
 	m.seen = max(m.seen, revision)
+}
+
+// Heard is when the store last said anything, be it only that there is nothing new, which it is asked every Options.Pulse
+// while anything is followed; the zero time before it ever did.
+func (m *Mirror) Heard() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.heard
 }
 
 // rewind has every scope listed again, and nothing taken for known.

@@ -73,8 +73,8 @@ func (h *health) do(ctx context.Context, what string, f func(context.Context) er
 	slow := time.AfterFunc(suspectAfter, h.suspect)
 	defer slow.Stop()
 	err := f(working)
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, ErrConflict) {
+		return err
 	}
 	var away *outage
 	if errors.As(context.Cause(working), &away) {

@@ -35,8 +35,32 @@ var (
 // A store that does not answer is soon known to be away: calls then fail with ErrUnavailable within a fraction of a second
 // instead of waiting for their deadlines, until it answers again. That view is one per Store: share it.
 type Store struct {
-	client *clientv3.Client
-	health *health
+	client   *clientv3.Client
+	health   *health
+	observer Observer
+}
+
+// Observer is told what a store does. Its functions may be nil, are called concurrently and must not block.
+type Observer struct {
+	// Call is told of each call to etcd: "read", "commit" or "lease". err is as the caller gets it.
+	Call func(operation string, took time.Duration, err error)
+	// Conflict is told whenever Update builds anew.
+	Conflict func()
+}
+
+// Observed is the same store with an observer.
+func (s *Store) Observed(o Observer) *Store {
+	return &Store{client: s.client, health: s.health, observer: o}
+}
+
+// do makes a call to etcd.
+func (s *Store) do(ctx context.Context, operation string, call func(context.Context) error) error {
+	began := time.Now()
+	err := s.health.do(ctx, operation, call)
+	if s.observer.Call != nil {
+		s.observer.Call(operation, time.Since(began), err)
+	}
+	return err
 }
 
 // New wraps a client, which stays the caller's to close.
@@ -119,7 +143,7 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 		ops[i] = q.op(revision)
 	}
 	var resp *clientv3.TxnResponse
-	err := s.health.do(ctx, "read", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "read", func(ctx context.Context) (err error) {
 		resp, err = s.client.Txn(ctx).Then(ops...).Commit()
 		return err
 	})
@@ -136,7 +160,7 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 
 func (s *Store) readOne(ctx context.Context, revision int64, q Query) (Snapshot, error) {
 	var resp clientv3.OpResponse
-	err := s.health.do(ctx, "read", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "read", func(ctx context.Context) (err error) {
 		resp, err = s.client.Do(ctx, q.op(revision))
 		return err
 	})
@@ -179,15 +203,15 @@ func (s *Store) Commit(ctx context.Context, t *txn.Txn, lease clientv3.LeaseID) 
 		return 0, err
 	}
 	var resp *clientv3.TxnResponse
-	err := s.health.do(ctx, "commit", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "commit", func(ctx context.Context) (err error) {
 		resp, err = s.client.Txn(ctx).If(compares(t.Guards())...).Then(writes(t.Writes(), lease)...).Commit()
+		if err == nil && !resp.Succeeded {
+			return ErrConflict
+		}
 		return err
 	})
 	if err != nil {
 		return 0, err
-	}
-	if !resp.Succeeded {
-		return 0, ErrConflict
 	}
 	return resp.Header.Revision, nil
 }
@@ -195,7 +219,7 @@ func (s *Store) Commit(ctx context.Context, t *txn.Txn, lease clientv3.LeaseID) 
 // Grant takes a lease that lives for ttl, in whole seconds, unless it is kept alive through Client.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, error) {
 	var resp *clientv3.LeaseGrantResponse
-	err := s.health.do(ctx, "take a lease", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "lease", func(ctx context.Context) (err error) {
 		resp, err = s.client.Grant(ctx, int64(ttl/time.Second))
 		return err
 	})
@@ -289,6 +313,9 @@ func (s *Store) Update(ctx context.Context, lease clientv3.LeaseID, build func(c
 		rev, err := s.attempt(ctx, lease, build)
 		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrCompacted) {
 			return rev, err
+		}
+		if s.observer.Conflict != nil {
+			s.observer.Conflict()
 		}
 		if attempt == maxAttempts {
 			return 0, fmt.Errorf("gave up after %d attempts: %w", maxAttempts, ErrConflict)
