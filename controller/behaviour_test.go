@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -17,8 +18,10 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/weft-sdn/weft/controller"
+	"github.com/weft-sdn/weft/controller/backup"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/schema"
+	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -445,12 +448,46 @@ func TestAnUnreachableStoreIsSaidToBeOneInTime(t *testing.T) {
 	w.audit()
 }
 
-func TestAStoreOfAnotherVersionIsRefused(t *testing.T) {
+func TestAStoreThatIsNotForThisReleaseIsRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		key  string
+		m    proto.Message
+		says string
+	}{
+		"a newer version": {keys.Schema, schema.Value(schema.Version + 1), fmt.Sprint("version ", schema.Version+1)},
+		"half a restore":  {keys.Restore, &storev1.Restore{Digest: "x"}, "weft backup restore"},
+		"no version":      {keys.Network(nobody), &weftv1.Network{Id: nobody}, "not empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.put(tc.key, tc.m)
+			c, err := controller.Start(b.context(), controller.Options{Client: b.etcdClient, UnderlayMTU: 1500, Log: slog.New(slog.DiscardHandler)})
+			if err == nil {
+				c.Stop()
+			}
+			if err == nil || !contains(err.Error(), tc.says) {
+				t.Errorf("Start = %v, want an error that says %q", err, tc.says)
+			}
+		})
+	}
+}
+
+// TestAStoreOfVersion1IsMigratedAndConsistent starts a controller on what one of version 1 has written.
+func TestAStoreOfVersion1IsMigratedAndConsistent(t *testing.T) {
+	f, err := os.Open("migrate/testdata/version1.json")
+	check(t, err)
+	defer f.Close()
+	recorded, err := backup.Parse(f)
+	check(t, err)
 	b := newBench(t)
-	b.put(keys.Schema, schema.Value(schema.Version+1))
-	_, err := controller.Start(b.context(), controller.Options{Client: b.etcdClient, UnderlayMTU: 1500, Log: slog.New(slog.DiscardHandler)})
-	if err == nil || !contains(err.Error(), fmt.Sprintf("version %d", schema.Version+1)) {
-		t.Errorf("Start = %v, want an error that names version %d", err, schema.Version+1)
+	_, err = backup.Restore(b.context(), store.New(b.etcdClient), recorded, backup.Options{Now: time.Now()})
+	check(t, err)
+	r := b.replica()
+	b.audit()
+	routers, err := r.ListRouters(b.context(), &weftv1.ListRoutersRequest{})
+	check(t, err)
+	if len(routers.GetRouters()) != 1 {
+		t.Errorf("there are %d routers", len(routers.GetRouters()))
 	}
 }
 
