@@ -358,6 +358,11 @@ func (s *store) truth(h *host) findings {
 		out.addf(Truth, node, "its agent is not alive")
 		return out
 	}
+	for _, peer := range s.witnesses[node].msg.GetLost() {
+		if _, alive := s.live[peer]; alive {
+			out.addf(Truth, node, "it does not hear %s any more, whose agent is alive", peer)
+		}
+	}
 	t := reporting{s, node, &out, h}
 	for id, p := range s.ports {
 		_, plugged := s.plugs[keys.Plug(node, id)]

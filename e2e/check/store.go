@@ -42,6 +42,8 @@ type store struct {
 	live     map[string]stored[*storev1.Agent]
 	settings map[string]stored[*storev1.NodeSettings]
 	pools    map[string]stored[*storev1.PoolSettings]
+	// witnesses are what network nodes hear of each other.
+	witnesses map[string]stored[*storev1.Witness]
 	// By their whole key.
 	scopes  map[string]string // of objects that lie in a scope
 	derived map[string]proto.Message
@@ -60,7 +62,7 @@ func newStore() *store {
 		active: map[string]stored[*storev1.ActiveRouter]{}, moves: map[string]stored[*storev1.Move]{},
 		agents: map[string]stored[*storev1.Agent]{}, live: map[string]stored[*storev1.Agent]{},
 		settings: map[string]stored[*storev1.NodeSettings]{}, pools: map[string]stored[*storev1.PoolSettings]{},
-		scopes: map[string]string{}, derived: map[string]proto.Message{},
+		witnesses: map[string]stored[*storev1.Witness]{}, scopes: map[string]string{}, derived: map[string]proto.Message{},
 		plugs: map[string]stored[*storev1.Plug]{}, reports: map[string]stored[*storev1.Report]{},
 	}
 }
@@ -142,6 +144,8 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 	case keys.FamilyLeader:
 		s.leaders++
 		return nil
+	case keys.FamilyWitness:
+		return put(s.witnesses, k.ID(), key, value, revision, &storev1.Witness{})
 	case keys.FamilyRequest, keys.FamilyAsk, keys.FamilyAnswer:
 		return nil // under leases: they go by themselves
 	default:
