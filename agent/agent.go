@@ -58,6 +58,7 @@ type Agent struct {
 	publisher *publisher
 	questions *questions
 	metrics   *metrics
+	peering   *peering // nil on a node that holds no routers
 
 	view    *view.View
 	planner *plan.Planner
@@ -177,6 +178,8 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
 	services.metrics, a.publisher.metrics = metrics, metrics
+	a.peering = newPeering(o.Config, services.ns.Run, o.Log)
+	services.remade = a.peering.reopen
 	return a, metrics.observe(a)
 }
 
@@ -200,6 +203,7 @@ func (a *Agent) close() {
 	}
 	a.mirror.Close()
 	a.workers.wait()
+	a.peering.close()
 	a.watch.Close()
 	a.ovs.Close()
 	a.services.close()
@@ -210,7 +214,7 @@ func (a *Agent) self() *storev1.Agent {
 	out := &storev1.Agent{
 		TunnelIp: a.cfg.TunnelIP, BridgeMappings: maps.Clone(a.cfg.BridgeMappings), DatapathType: a.cfg.DatapathType,
 		Version: a.version, StartTime: timestamppb.Now(),
-		Pool: a.cfg.Pool, Zone: a.cfg.Zone, Capacity: a.cfg.Capacity,
+		Pool: a.cfg.Pool, Zone: a.cfg.Zone, Capacity: a.cfg.Capacity, PeerAddress: a.peering.address(),
 	}
 	for _, r := range a.cfg.Roles {
 		if r == RoleNetwork {
@@ -346,6 +350,7 @@ func (a *Agent) describe(snap *ovs.Snapshot) {
 	self.Problems = a.problems(snap)
 	self.Uplinks = a.uplinks(snap)
 	a.publisher.set(keys.Agent(a.cfg.Node), self)
+	a.replicateAll()
 }
 
 func (a *Agent) refusedPorts() []string {
@@ -411,7 +416,12 @@ func (a *Agent) built(o outcome) {
 		a.metrics.convergence.WithLabelValues(o.unit.kind).Observe(time.Since(since).Seconds())
 		delete(a.served, o.unit)
 	}
-	a.takeover.stale = a.takeover.stale || o.unit.kind == keys.KindRouter
+	if o.unit.kind == keys.KindRouter {
+		a.takeover.stale = true
+		if a.peering != nil {
+			a.peering.set(o.unit.id, a.roleOf(o.unit.id))
+		}
+	}
 	a.reportUnit(o.unit)
 }
 
@@ -433,6 +443,7 @@ func (a *Agent) step(ctx context.Context) {
 		a.noteTakeover(dirty)
 		a.facts.Silent = a.takeover.silent()
 		delta := a.planner.Update(a.view, &a.facts, dirty)
+		a.replicate(dirty)
 		a.serve(delta)
 		a.removeLeftovers()
 		a.writeOVS(ctx, delta)

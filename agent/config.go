@@ -49,6 +49,11 @@ type Config struct {
 	// nodes of a pool should have the same. See docs/adr/0005.
 	BFDIntervalMS int `json:"bfd_interval_ms"`
 	BFDMultiplier int `json:"bfd_multiplier"`
+	// PeerAddress is where a network node's agent is reached by those of its pool, IP:port: gossip by UDP and TCP, and the
+	// replication of connections by TCP one port higher. PeerKeyFile is the file with the fleet's keys, as package
+	// agent/peer describes it. Without both, a router that moves loses its connections, and the node says so.
+	PeerAddress string `json:"peer_address"`
+	PeerKeyFile string `json:"peer_key_file"`
 	// StateDir holds what must outlive the agent (default /var/lib/weft).
 	StateDir string `json:"state_dir"`
 	// OVSDB is the database's endpoint (default unix:/var/run/openvswitch/db.sock), OVSRunDir the directory of the
@@ -118,6 +123,12 @@ func (c *Config) Validate() error {
 	check(c.Capacity >= 0, "capacity: %d is less than 0", c.Capacity)
 	check(c.BFDIntervalMS >= 10 && c.BFDIntervalMS <= 1000, "bfd_interval_ms: %d is not between 10 and 1000", c.BFDIntervalMS)
 	check(c.BFDMultiplier >= 2 && c.BFDMultiplier <= 50, "bfd_multiplier: %d is not between 2 and 50", c.BFDMultiplier)
+	if c.PeerAddress != "" {
+		at, err := netip.ParseAddrPort(c.PeerAddress)
+		check(err == nil && !at.Addr().IsUnspecified() && at.Port() > 0 && at.Port() < 65535,
+			"peer_address: %q is not an address and a port, such as 10.0.0.1:7682, that others can reach", c.PeerAddress)
+	}
+	check(c.PeerKeyFile == "" || filepath.IsAbs(c.PeerKeyFile), "peer_key_file: %q is not an absolute path", c.PeerKeyFile)
 	check(filepath.IsAbs(c.StateDir), "state_dir: %q is not an absolute path", c.StateDir)
 	check(c.LeaseSeconds >= 2, "lease_seconds: %d is less than 2", c.LeaseSeconds)
 	if c.MetricsListen != "" {

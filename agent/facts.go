@@ -86,5 +86,5 @@ func (a *Agent) problems(s *ovs.Snapshot) []string {
 	for _, reason := range a.planner.Problems() {
 		out = append(out, legible(reason))
 	}
-	return append(out, a.refusedPorts()...)
+	return append(append(out, a.refusedPorts()...), a.peering.problems()...)
 }

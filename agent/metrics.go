@@ -112,7 +112,7 @@ func (m *metrics) observe(a *Agent) error {
 				"iptables: runs of iptables-restore; dnsmasq: files and signals). A node with nothing to do makes none.",
 		}, func() float64 { return float64(writes()) })))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, a.peering.observe(reg))...)
 }
 
 // count sets the numbers of units in each state.

@@ -35,6 +35,8 @@ type services struct {
 	ovs      switching
 	log      *slog.Logger
 	metrics  *metrics // nil where nothing is audited
+	// remade is told the name of a namespace that has been made anew; may be nil.
+	remade func(namespace string)
 
 	mu sync.Mutex
 	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
@@ -191,7 +193,11 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 
 // makeDevices makes the namespace with its devices, for which OVS may then have ports.
 func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) error {
-	if _, err := s.ns.Prepare(ctx, ns); err != nil {
+	report, err := s.ns.Prepare(ctx, ns)
+	if report.Created && s.remade != nil {
+		s.remade(ns.Name)
+	}
+	if err != nil {
 		return err
 	}
 	s.ovs.made(ctx, deviceNames(ns))

@@ -102,7 +102,6 @@ func (l *link) announce() {
 
 func (l *link) close() {
 	l.stop()
-	l.drop()
 	<-l.done
 }
 
@@ -288,15 +287,13 @@ func (l *link) session() error {
 		return err
 	}
 	defer raw.Close()
+	defer context.AfterFunc(l.ctx, func() { raw.Close() })() // whatever it waits for then
 	conn := tls.Client(raw, l.r.o.TLS)
 	in := newReader(conn)
 	if err := l.greet(conn, in); err != nil {
 		return err
 	}
 	l.reset(conn)
-	if l.ctx.Err() != nil { // close did not see the connection
-		return l.ctx.Err()
-	}
 	l.r.o.Log.Info("replicating connections to a peer", "node", l.node, "address", l.address)
 	ctx, ended := context.WithCancelCause(l.ctx)
 	done := make(chan struct{})

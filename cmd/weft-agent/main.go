@@ -89,6 +89,7 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 	}
 	for name, field := range map[string]*string{
 		"NODE": &cfg.Node, "TUNNEL_IP": &cfg.TunnelIP, "DATAPATH_TYPE": &cfg.DatapathType, "STATE_DIR": &cfg.StateDir,
+		"PEER_ADDRESS": &cfg.PeerAddress, "PEER_KEY_FILE": &cfg.PeerKeyFile,
 		"OVSDB": &cfg.OVSDB, "OVS_RUN_DIR": &cfg.OVSRunDir, "LOG_LEVEL": &cfg.LogLevel, "METRICS_LISTEN": &cfg.MetricsListen,
 	} {
 		if value, ok := env("WEFT_AGENT_" + name); ok {

@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +68,8 @@ type agentConfig struct {
 	StateDir       string            `json:"state_dir"`
 	OVSDB          string            `json:"ovsdb"`
 	OVSRunDir      string            `json:"ovs_run_dir"`
+	PeerAddress    string            `json:"peer_address,omitempty"`
+	PeerKeyFile    string            `json:"peer_key_file,omitempty"`
 	LogLevel       string            `json:"log_level"`
 }
 
@@ -260,10 +264,47 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 	if !h.Node() {
 		return errors.New("it runs on network and compute nodes only")
 	}
-	if err := l.launchWeft(ctx, s, h, AgentDaemon, s.agentConfig(h)); err != nil {
+	config := s.agentConfig(h)
+	if h.Kind == Network {
+		if err := l.peerKey(); err != nil {
+			return fmt.Errorf("key of the peers: %w", err)
+		}
+		config.PeerAddress, config.PeerKeyFile = netip.AddrPortFrom(h.Management, peerPort).String(), l.peerKeyFile()
+	}
+	if err := l.launchWeft(ctx, s, h, AgentDaemon, config); err != nil {
 		return err
 	}
 	return l.awaitServing(ctx, h, AgentDaemon, func() error { return nil })
+}
+
+// peerPort is where network nodes' agents reach each other.
+const peerPort = 7682
+
+func (l *Lab) peerKeyFile() string { return filepath.Join(l.dir, "peer.key") }
+
+// peerKey makes the key that the lab's network nodes share, if there is none. Several hosts may do so at once: the first one's
+// counts.
+func (l *Lab) peerKey() error {
+	if _, err := os.Stat(l.peerKeyFile()); err == nil {
+		return nil
+	}
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(l.dir, "peer.key.") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
+	_, err = fmt.Fprintln(f, base64.StdEncoding.EncodeToString(secret))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), l.peerKeyFile()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // launchWeft writes the daemon's configuration and starts it.
