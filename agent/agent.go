@@ -180,6 +180,9 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	services.metrics, a.publisher.metrics = metrics, metrics
 	a.peering = newPeering(o.Config, services.ns.Run, o.Log)
 	services.remade = a.peering.reopen
+	if a.takeover.keeper != nil {
+		a.takeover.keeper.flush = a.peering.flush
+	}
 	return a, metrics.observe(a)
 }
 

@@ -32,6 +32,8 @@ type keeper struct {
 	log   *slog.Logger
 	// publish says which peers are heard.
 	publish func(key string, value proto.Message)
+	// flush waits until a node has the connections of a router that this one forwards for.
+	flush func(ctx context.Context, router, node string) error
 	// out tells the loop what has happened; it never blocks.
 	out chan<- kept
 
@@ -304,22 +306,59 @@ func (k *keeper) probe() {
 
 // begin makes claims, those for which the node has to be silent first by way of the loop.
 func (k *keeper) begin(claims []ha.Claim) {
-	var now, hush []ha.Claim
+	var now, handed, resigned []ha.Claim
 	for _, c := range claims {
-		if c.Cause == ha.HandOver || c.Cause == ha.Resign {
-			hush = append(hush, c)
-		} else {
+		switch c.Cause {
+		case ha.HandOver:
+			handed = append(handed, c)
+		case ha.Resign:
+			resigned = append(resigned, c)
+		default:
 			now = append(now, c)
 		}
 	}
-	if len(hush) > 0 {
-		k.tell(kept{hush: hush})
+	if len(resigned) > 0 {
+		k.tell(kept{hush: resigned}) // nothing passes any more: there is nothing to wait for
+	}
+	if len(handed) > 0 {
+		k.running.Go(func() {
+			k.replicated(handed, flushForwarding)
+			k.tell(kept{hush: handed})
+		})
 	}
 	k.make(now)
 }
 
-// hushed says that the node is silent for the routers of claims.
-func (k *keeper) hushed(claims []ha.Claim) { k.make(claims) }
+// How long connections may take to be known on the node that routers are handed over to: while this one still forwards, and
+// when it has fallen silent.
+const (
+	flushForwarding = 3 * time.Second
+	flushSilent     = 20 * time.Millisecond
+)
+
+// replicated returns when the nodes that are to forward have the connections of their routers, or after a while.
+func (k *keeper) replicated(claims []ha.Claim, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(k.ctx, patience)
+	defer cancel()
+	var flushes sync.WaitGroup
+	for _, c := range claims {
+		flushes.Go(func() {
+			if err := k.flush(ctx, c.Router, c.To); err != nil && k.ctx.Err() == nil {
+				k.log.Warn("a router moves before all of its connections are known there", "router", c.Router, "node", c.To, "error", err)
+			}
+		})
+	}
+	flushes.Wait()
+}
+
+// hushed says that the node is silent for the routers of claims. Nothing changes in their connections from here on: what is
+// still on its way is waited for, briefly.
+func (k *keeper) hushed(claims []ha.Claim) {
+	k.running.Go(func() {
+		k.replicated(claims, flushSilent)
+		k.make(claims)
+	})
+}
 
 // claimsAtOnce is how many routers one transaction writes: two guards each.
 const claimsAtOnce = txn.MaxOps / 2

@@ -46,7 +46,7 @@ const keyPeriod = 5 * time.Second
 
 // newPeering starts it, if the node takes part; nil if it holds no routers.
 func newPeering(cfg Config, enter func(string, func() error) error, log *slog.Logger) *peering {
-	if !slices.Contains(cfg.Roles, RoleNetwork) {
+	if !cfg.keepsRouters() {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -253,6 +253,21 @@ func (p *peering) reopen(namespace string) {
 	if id, ok := strings.CutPrefix(namespace, plan.RouterNamespace("")); ok && r != nil {
 		r.Reopen(id)
 	}
+}
+
+// flush waits until a node has all connections of a router that this one forwards for. Without replication there is
+// nothing to wait for.
+func (p *peering) flush(ctx context.Context, router, node string) error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	r := p.replica
+	p.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return r.Flush(ctx, router, node)
 }
 
 // replicate gives routers that have changed their roles. It comes before the flows of a change: a router whose frames
