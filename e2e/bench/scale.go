@@ -76,7 +76,7 @@ func measureOneMore(ctx context.Context, b *bench, got samples) error {
 }
 
 // settled waits until the agents, Open vSwitch and the controllers have nothing left to do: until they have used less than
-// a twentieth of a processor for half a second, and as much for every network node, whose Open vSwitch never rests: it
+// a twentieth of a processor for half a second, and twice that for every network node, whose Open vSwitch never rests: it
 // sends and expects BFD's messages.
 func (b *bench) settled(ctx context.Context) error {
 	const distance = 500 * time.Millisecond
@@ -89,7 +89,7 @@ func (b *bench) settled(ctx context.Context) error {
 	idle := distance / 20
 	for _, n := range nodes {
 		if n.Kind == lab.Network {
-			idle += distance / 20
+			idle += distance / 10
 		}
 	}
 	last, err := b.processorTime()
