@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/mirror"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -84,129 +86,177 @@ func put[M proto.Message](in map[string]M, key string, value []byte, m M) {
 }
 
 // agents plays the agents of the network nodes, as far as plans go: they report what they hold, a standby as ready; the
-// holder hands over when it is told to; a standby takes over from a node that is off. They look at the store a few hundred
-// times a second.
+// holder hands over when it is told to; a standby takes over from a node that is off.
 type agents struct {
-	t *testing.T
-	s *store.Store
+	t    *testing.T
+	s    *store.Store
+	kick chan struct{}
+	stop func()
 
-	mu    sync.Mutex
-	up    map[string]bool      // the agent runs
-	off   map[string]bool      // the node is without power
-	lazy  map[string]time.Time // the node is never done with building a router, since when
-	slow  bool                 // nothing is handed over
-	agent *storev1.Agent
-	stop  func()
+	mu      sync.Mutex
+	image   *image
+	seen    int64         // the revision that the image is of, at least
+	changed chan struct{} // closed and replaced whenever the image changes
+	up      map[string]bool
+	off     map[string]bool      // the node is without power
+	lazy    map[string]time.Time // the node is never done with building a router, since when
+	slow    bool                 // nothing is handed over
+	agent   *storev1.Agent
 }
 
 func startAgents(t *testing.T, s *store.Store, names ...string) *agents {
 	t.Helper()
-	a := &agents{t: t, s: s, up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, agent: &storev1.Agent{
-		Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{"ext1": "br-ext1"},
-	}}
-	for _, name := range names {
-		a.start(name)
+	a := &agents{
+		t: t, s: s, kick: make(chan struct{}, 1), image: newImage(), changed: make(chan struct{}),
+		up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, agent: &storev1.Agent{
+			Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{"ext1": "br-ext1"},
+		},
 	}
-	ctx, stop := context.WithCancel(t.Context())
+	m := mirror.New(s, mirror.Options{Log: slog.New(slog.DiscardHandler)})
+	m.Follow("all", mirror.Under(keys.Root))
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for tick := time.NewTicker(3 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-			if err := a.round(ctx); err != nil && ctx.Err() == nil {
-				t.Error(err)
-				return
-			}
-		}
+		defer m.Close()
+		a.run(ctx, m)
 	}()
-	a.stop = func() { stop(); <-done }
+	a.stop = func() { cancel(); <-done }
 	t.Cleanup(a.stop)
+	for _, name := range names {
+		a.start(name)
+	}
 	return a
 }
 
-func (a *agents) commit(x *txn.Txn) error {
-	_, err := a.s.Commit(a.t.Context(), x, 0)
-	return err
+func (a *agents) run(ctx context.Context, m *mirror.Mirror) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.Wake():
+		case <-a.kick:
+		}
+		a.mu.Lock()
+		err := a.take(m.Take())
+		if err == nil {
+			err = a.round()
+		}
+		a.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			a.t.Error(err)
+			return
+		}
+	}
 }
 
-func (a *agents) must(err error) {
+func (a *agents) take(b mirror.Batch) error {
+	for _, c := range b.Changes {
+		if err := a.image.set(c.Key, c.Value, c.Revision); err != nil {
+			return err
+		}
+		a.seen = max(a.seen, c.Revision)
+	}
+	close(a.changed)
+	a.changed = make(chan struct{})
+	return nil
+}
+
+// await waits until a condition holds for the image. It is looked at from time to time too, for it may be of other things.
+func (a *agents) await(condition func(*image) bool) bool {
+	ctx, cancel := context.WithTimeout(a.t.Context(), deadline)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		a.mu.Lock()
+		holds, changed := condition(a.image), a.changed
+		a.mu.Unlock()
+		if holds {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// do commits what a test writes, and waits until the image has it.
+func (a *agents) do(write func(*txn.Txn)) {
 	a.t.Helper()
+	x := &txn.Txn{}
+	write(x)
+	revision, err := a.s.Commit(a.t.Context(), x, 0)
 	if err != nil {
 		a.t.Fatal(err)
+	}
+	if !a.await(func(*image) bool { return a.seen >= revision }) {
+		a.t.Fatalf("revision %d was never seen", revision)
+	}
+}
+
+// set changes what the agents are like.
+func (a *agents) set(change func()) {
+	a.mu.Lock()
+	change()
+	a.mu.Unlock()
+	select {
+	case a.kick <- struct{}{}:
+	default:
 	}
 }
 
 // start starts a node's agent, and the node if it was off.
 func (a *agents) start(name string) {
 	a.t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	x := &txn.Txn{}
-	x.Put(keys.Agent(name), a.agent)
-	x.Put(keys.Live(name), a.agent)
-	a.must(a.commit(x))
-	a.up[name] = true
-	delete(a.off, name)
+	a.do(func(x *txn.Txn) {
+		x.Put(keys.Agent(name), a.agent)
+		x.Put(keys.Live(name), a.agent)
+	})
+	a.set(func() {
+		a.up[name] = true
+		delete(a.off, name)
+	})
 }
 
 // end ends a node's agent; what it forwards it goes on forwarding.
 func (a *agents) end(name string) {
 	a.t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.up, name)
-	x := &txn.Txn{}
-	x.Delete(keys.Live(name))
-	a.must(a.commit(x))
+	a.set(func() { delete(a.up, name) })
+	a.do(func(x *txn.Txn) { x.Delete(keys.Live(name)) })
 }
 
 // powerOff ends everything on a node.
 func (a *agents) powerOff(name string) {
 	a.t.Helper()
 	a.end(name)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.off[name] = true
+	a.set(func() { a.off[name] = true })
 }
 
 // be makes a node lazy, or not.
 func (a *agents) be(name string, lazy bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if delete(a.lazy, name); lazy {
-		a.lazy[name] = time.Now()
-	}
+	a.set(func() {
+		if delete(a.lazy, name); lazy {
+			a.lazy[name] = time.Now()
+		}
+	})
 }
 
 // hold has nothing handed over, or all again.
-func (a *agents) hold(on bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.slow = on
-}
-
-// since is since when a node is lazy.
-func (a *agents) since(name string) time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.lazy[name]
-}
+func (a *agents) hold(on bool) { a.set(func() { a.slow = on }) }
 
 // settings sets what the operator says of a node.
 func (a *agents) settings(name string, settings *storev1.NodeSettings) {
 	a.t.Helper()
-	x := &txn.Txn{}
-	x.Put(keys.Node(name), settings)
-	a.must(a.commit(x))
+	a.do(func(x *txn.Txn) { x.Put(keys.Node(name), settings) })
 }
 
-// round does what there is to do at one look. A conflict means that something has changed: the next round sees it.
-func (a *agents) round(ctx context.Context) error {
-	m, err := a.look(ctx)
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// round does what there is to do by the image. A conflict means that something has changed: the next round sees it.
+func (a *agents) round() error {
+	m := a.image
 	for router, on := range m.bindings {
 		for node, b := range on {
 			if err := a.tend(m, router, node, b); err != nil {
@@ -224,6 +274,15 @@ func (a *agents) round(ctx context.Context) error {
 		}
 	}
 	return a.forget(m)
+}
+
+// commit commits what an agent writes.
+func (a *agents) commit(x *txn.Txn) error {
+	_, err := a.s.Commit(a.t.Context(), x, 0)
+	if errors.Is(err, store.ErrConflict) {
+		return nil
+	}
+	return err
 }
 
 func (a *agents) look(ctx context.Context) (*image, error) {
@@ -270,14 +329,7 @@ func (a *agents) pass(m *image, router, own, to string) error {
 	x.Exists(keys.HostObject(own, keys.KindRouter, router))
 	x.Exists(keys.HostObject(to, keys.KindRouter, router))
 	x.Put(keys.Active(router), &storev1.ActiveRouter{Node: to, Epoch: m.active[router].GetEpoch() + 1})
-	return passConflict(a.commit(x))
-}
-
-func passConflict(err error) error {
-	if errors.Is(err, store.ErrConflict) {
-		return nil
-	}
-	return err
+	return a.commit(x)
 }
 
 func (a *agents) report(m *image, node, kind, id, objectKey string, standby bool) error {
@@ -289,7 +341,7 @@ func (a *agents) report(m *image, node, kind, id, objectKey string, standby bool
 	x := &txn.Txn{}
 	x.Exists(keys.HostObject(node, kind, id))
 	x.Put(key, r)
-	return passConflict(a.commit(x))
+	return a.commit(x)
 }
 
 // forget takes the reports away of what a node does not hold any more.
@@ -305,7 +357,7 @@ func (a *agents) forget(m *image) error {
 		x := &txn.Txn{}
 		x.Absent(keys.HostObject(k.Scope(), k.Kind(), k.ID()))
 		x.Delete(key)
-		if err := passConflict(a.commit(x)); err != nil {
+		if err := a.commit(x); err != nil {
 			return err
 		}
 	}

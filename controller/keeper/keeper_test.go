@@ -173,9 +173,7 @@ func (w *world) keepOn(name string, s *store.Store, term leader.Term, set func(*
 // depose ends a term.
 func (w *world) depose(term leader.Term) {
 	w.Helper()
-	x := &txn.Txn{}
-	x.Delete(term.Key)
-	w.must(w.agents.commit(x))
+	w.agents.do(func(x *txn.Txn) { x.Delete(term.Key) })
 }
 
 func (w *world) revision() int64 {
@@ -194,16 +192,8 @@ func (w *world) image() *image {
 
 func (w *world) await(what string, condition func(*image) bool) {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), deadline)
-	defer cancel()
-	tick := time.NewTicker(3 * time.Millisecond)
-	defer tick.Stop()
-	for !condition(w.image()) {
-		select {
-		case <-ctx.Done():
-			w.Fatalf("never happened: %s; %s", what, w.describe())
-		case <-tick.C:
-		}
+	if !w.agents.await(condition) {
+		w.Fatalf("never happened: %s; %s", what, w.describe())
 	}
 }
 

@@ -19,17 +19,9 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// put writes a key as somebody else does.
-func (w *world) put(write func(*txn.Txn)) {
-	w.Helper()
-	x := &txn.Txn{}
-	write(x)
-	w.must(w.agents.commit(x))
-}
-
 func (w *world) wish(router, to string) {
 	w.Helper()
-	w.put(func(x *txn.Txn) { x.Put(keys.Move(router), &storev1.Move{To: to, Reason: "a test"}) })
+	w.agents.do(func(x *txn.Txn) { x.Put(keys.Move(router), &storev1.Move{To: to, Reason: "a test"}) })
 }
 
 func (w *world) audit() {
@@ -75,30 +67,42 @@ func other(not ...string) string {
 	return ""
 }
 
+// busiest is the node on which the most routers are active.
+func (w *world) busiest() (node string) {
+	count := map[string]int{}
+	for _, a := range w.image().active {
+		if count[a.GetNode()]++; count[a.GetNode()] > count[node] {
+			node = a.GetNode()
+		}
+	}
+	return node
+}
+
 func TestADrainMovesEverythingBeforeAnythingIsTakenDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 12, nil, "net1", "net2", "net3")
 	w.keep("a", func(o *keeper.Options) { o.Moving = 2 })
+	drained := w.busiest()
 	w.agents.hold(true)
-	w.agents.settings("net1", &storev1.NodeSettings{Draining: true})
+	w.agents.settings(drained, &storev1.NodeSettings{Draining: true})
 	w.await("two are told", func(m *image) bool { return m.told() == 2 })
 	w.await("the DHCP servers have gone", func(m *image) bool {
 		for _, on := range m.servers {
-			if on["net1"] {
+			if on[drained] {
 				return false
 			}
 		}
 		return true
 	})
 	w.agents.hold(false)
-	w.await("net1 is empty", func(m *image) bool { return m.empty("net1") && w.built(m) })
+	w.await("the node is empty", func(m *image) bool { return m.empty(drained) && w.built(m) })
 	h := w.check(false)
 	if h.most != 2 || h.moves < 3 {
 		t.Errorf("%d routers were handed over, at most %d at the same time, want more than 2 and 2", h.moves, h.most)
 	}
 	before := w.actives()
-	w.agents.settings("net1", &storev1.NodeSettings{})
-	w.wish(w.routers[0], other("net1", w.image().active[w.routers[0]].GetNode())) // something to wait for
+	w.agents.settings(drained, &storev1.NodeSettings{})
+	w.wish(w.routers[0], other(drained, w.image().active[w.routers[0]].GetNode())) // something to wait for
 	w.await("the wish is fulfilled", w.built)
 	after := w.actives()
 	delete(before, w.routers[0])
@@ -207,7 +211,7 @@ func TestAWishThatCannotBeFulfilledIsGivenUp(t *testing.T) {
 func TestAPoolWithFailbackGivesTheFirstChoiceBackWhenItIsReady(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 4, nil, "net1", "net2", "net3")
-	w.put(func(x *txn.Txn) { x.Put(keys.Pool("default"), &storev1.PoolSettings{Failback: true}) })
+	w.agents.do(func(x *txn.Txn) { x.Put(keys.Pool("default"), &storev1.PoolSettings{Failback: true}) })
 	w.keep("a", nil)
 	before := w.actives()
 	_, active, _ := w.pick()
@@ -449,11 +453,11 @@ func TestNothingIsHandedOverToANodeThatIsNotReady(t *testing.T) {
 	w.agents.be(third, true)
 	w.wish(router, third)
 	w.await("the node is in the plan", func(m *image) bool { return len(m.plan(router)) == 3 })
-	w.put(func(x *txn.Txn) {
+	w.agents.do(func(x *txn.Txn) {
 		x.Put(keys.Status(third, keys.KindRouter, router), &storev1.Report{Revision: 1, Standby: true})
 	}) // of long ago
 	w.agents.settings(other(active, third), &storev1.NodeSettings{Labels: map[string]string{"a": "b"}})
-	w.await("the leader has had its time", func(*image) bool { return time.Since(w.agents.since(third)) > 200*time.Millisecond })
+	w.await("the leader has had its time", func(*image) bool { return time.Since(w.agents.lazy[third]) > 200*time.Millisecond })
 	if m := w.image(); m.active[router].GetNode() != active || m.bindings[router][active].GetHandOver() != "" {
 		t.Error(w.describe())
 	}
