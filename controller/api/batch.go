@@ -78,10 +78,9 @@ type packer[M messageOf] struct {
 	elements []item[M]
 	out      []outcome[M]
 
-	merged   *txn.Txn
-	members  []int // of elements: those in merged
-	unplaced bool
-	lease    clientv3.LeaseID
+	merged  *txn.Txn
+	members []int // of elements: those in merged
+	lease   clientv3.LeaseID
 }
 
 // run creates the elements. The error is a bug: a panic, which in a goroutine of its own would end the process.
@@ -153,7 +152,6 @@ func (p *packer[M]) build(ctx context.Context, v *record.View, i int) *txn.Txn {
 		p.alone(ctx, i)
 		return nil
 	}
-	p.unplaced = p.unplaced || e.unplaced
 	p.out[i].msg = m
 	return e.txn
 }
@@ -179,11 +177,8 @@ func (p *packer[M]) flush(ctx context.Context) {
 			m, _ := proto.Clone(p.out[i].msg).(M)
 			p.out[i].msg = p.resource.shown(m, revision)
 		}
-		if p.unplaced {
-			s.opts.Unplaced()
-		}
 	}
-	p.members, p.unplaced = nil, false
+	p.members = nil
 }
 
 // alone creates one element as a call of its own would.

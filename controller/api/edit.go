@@ -23,10 +23,8 @@ type edit struct {
 	now   *timestamppb.Timestamp
 	// blind: claims are made without looking; a conflict brings the next attempt, which looks and can say who is in
 	// the way.
-	blind bool
-	// unplaced is set when something is stored that has to wait for a node.
-	unplaced bool
-	server   *Server
+	blind  bool
+	server *Server
 }
 
 func (s *Server) newEdit(v *record.View, blind bool) *edit {

@@ -86,7 +86,7 @@ func (s *nodeService) Rebalance(ctx context.Context, req *weftv1.RebalanceReques
 		return out, fault.Status(err)
 	}
 	out, replayed := &weftv1.RebalanceResponse{}, &weftv1.RebalanceResponse{}
-	_, _, err = s.commit(ctx, c, replayed, func(ctx context.Context, e *edit) (_ proto.Message, err error) {
+	_, err = s.commit(ctx, c, replayed, func(ctx context.Context, e *edit) (_ proto.Message, err error) {
 		out, err = s.rebalance(ctx, e, req.GetPool())
 		return out, err
 	}, func(proto.Message) { out = replayed })

@@ -269,9 +269,7 @@ func (s *Server) changeServers(ctx context.Context, e *edit, before, after *weft
 		return err
 	}
 	e.txn.NoneChangedUnder(keys.Subnets(before.GetId()), e.Revision())
-	placed, err := e.place().FitDHCP(ctx, before, after, messages(subnets))
-	e.unplaced = e.unplaced || !placed
-	return err
+	return e.place().FitDHCP(ctx, before, after, messages(subnets))
 }
 
 // checkUnshare refuses to take a network from other projects that use it.

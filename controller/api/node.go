@@ -73,7 +73,7 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequ
 	if err != nil {
 		return nil, fault.Status(err)
 	}
-	revision, _, err := s.commit(ctx, c, &storev1.NodeSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+	revision, err := s.commit(ctx, c, &storev1.NodeSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		return changeNode(ctx, e, in, paths)
 	}, func(proto.Message) {})
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *nodeService) DeleteNode(ctx context.Context, req *weftv1.DeleteNodeRequ
 		return nil, fault.Status(err)
 	}
 	name := req.GetId()
-	_, _, err = s.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+	_, err = s.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		return &emptypb.Empty{}, s.forgetNode(ctx, e, name)
 	}, func(proto.Message) {})
 	if err != nil {

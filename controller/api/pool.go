@@ -73,7 +73,7 @@ func (s *nodeService) UpdatePool(ctx context.Context, req *weftv1.UpdatePoolRequ
 	if _, err := s.pool(in.GetId()); err != nil {
 		return nil, fault.Status(err)
 	}
-	revision, _, err := s.commit(ctx, c, &storev1.PoolSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+	revision, err := s.commit(ctx, c, &storev1.PoolSettings{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		return changePool(ctx, e, in, paths)
 	}, func(proto.Message) {})
 	if err != nil {

@@ -70,7 +70,7 @@ type built[M messageOf] struct {
 // edit each time. The first attempt is blind.
 func (r *resource[M]) mutate(ctx context.Context, c call, build func(context.Context, *edit) (built[M], error)) (M, error) {
 	var result built[M]
-	revision, unplaced, err := r.server.commit(ctx, c, r.New(), func(ctx context.Context, e *edit) (proto.Message, error) {
+	revision, err := r.server.commit(ctx, c, r.New(), func(ctx context.Context, e *edit) (proto.Message, error) {
 		var err error
 		if result, err = build(ctx, e); err != nil {
 			return nil, err
@@ -80,9 +80,6 @@ func (r *resource[M]) mutate(ctx context.Context, c call, build func(context.Con
 	if err != nil {
 		var none M
 		return none, fault.Status(err)
-	}
-	if unplaced {
-		r.server.opts.Unplaced()
 	}
 	if revision == 0 {
 		revision = result.revision
@@ -94,11 +91,11 @@ func (r *resource[M]) mutate(ctx context.Context, c call, build func(context.Con
 // commit is the loop under every mutation: it builds, commits, and on a conflict builds again, looking for the result of
 // an earlier call with the same request id whenever something stands in the way. empty is decoded into for that, and
 // then given to replayed. The revision is 0 when there was nothing to change.
-func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build func(context.Context, *edit) (proto.Message, error), replayed func(proto.Message)) (revision int64, unplaced bool, err error) {
+func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build func(context.Context, *edit) (proto.Message, error), replayed func(proto.Message)) (revision int64, err error) {
 	var lease clientv3.LeaseID
 	if c.id != "" {
 		if lease, err = s.requests.current(ctx, 1); err != nil {
-			return 0, false, err
+			return 0, err
 		}
 	}
 	attempt, earlier := 0, int64(0)
@@ -113,7 +110,6 @@ func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build 
 		}
 		e := s.newEdit(record.NewView(s.opts.Store), blind)
 		response, err := build(ctx, e)
-		unplaced = e.unplaced
 		if err != nil {
 			return nil, err
 		}
@@ -129,16 +125,16 @@ func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build 
 	case err != nil && c.id != "" && earlier == 0 && attempt > 0:
 		var again error
 		if earlier, again = c.replay(ctx, s.opts.Store, empty); again != nil || earlier == 0 {
-			return 0, false, err
+			return 0, err
 		}
 	case err != nil:
-		return 0, false, err
+		return 0, err
 	}
 	if earlier != 0 {
 		replayed(empty)
-		return earlier, false, nil
+		return earlier, nil
 	}
-	return revision, unplaced, nil
+	return revision, nil
 }
 
 // prepare makes the object that a create call asks for: a copy of the input with id and times, without what is output
@@ -340,7 +336,7 @@ func (r *resource[M]) removeWith(ctx context.Context, req deleteRequest, release
 		return nil, fault.Status(err)
 	}
 	done := &emptypb.Empty{}
-	_, unplaced, err := r.server.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
+	_, err = r.server.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		s, err := r.checked(ctx, e, req.GetId(), req.GetEtag())
 		if err != nil {
 			return nil, err
@@ -349,9 +345,6 @@ func (r *resource[M]) removeWith(ctx context.Context, req deleteRequest, release
 	}, func(proto.Message) {})
 	if err != nil {
 		return nil, fault.Status(err)
-	}
-	if unplaced {
-		r.server.opts.Unplaced()
 	}
 	return done, nil
 }

@@ -372,9 +372,7 @@ func (s *Server) placeRouter(ctx context.Context, e *edit, r *weftv1.Router) err
 	if err != nil || len(networks) == 0 {
 		return err
 	}
-	err = e.place().PlaceRouter(ctx, r, networks)
-	e.unplaced = len(r.GetPlacement().GetNodes()) == 0
-	return err
+	return e.place().PlaceRouter(ctx, r, networks)
 }
 
 // extendRouter is placeRouter for a router that asks for more than before. One that works is not taken down for it: if its

@@ -18,15 +18,13 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// Options is what a Server needs. All are required but Unplaced and Ending.
+// Options is what a Server needs. All are required but Ending.
 type Options struct {
 	Store *store.Store
 	Fleet *fleet.Fleet
 	Log   *slog.Logger
 	// UnderlayMTU is the MTU in bytes of the network that carries the tunnels and the provider networks.
 	UnderlayMTU int
-	// Unplaced is called after something was stored that could not be placed.
-	Unplaced func()
 	// Ending is closed when the controller stops: watches end then, so that their callers go to another replica.
 	Ending <-chan struct{}
 }
@@ -46,9 +44,6 @@ type Server struct {
 
 // New makes a Server.
 func New(opts Options) *Server {
-	if opts.Unplaced == nil {
-		opts.Unplaced = func() {}
-	}
 	s := &Server{opts: opts, requests: &requests{store: opts.Store}}
 	s.networks = newResource(s, record.Networks(), opts.Fleet.Network)
 	s.subnets = newResource(s, record.Subnets(), nil)

@@ -146,9 +146,7 @@ func (s *Server) serveDHCP(ctx context.Context, e *edit, net record.Stored[*weft
 	if served > model.MaxFixedIPs {
 		return fault.Precondition("%s has %d subnets with DHCP already, which is as many as one server can serve", s.networks.Label(net.Msg), model.MaxFixedIPs)
 	}
-	placed, err := e.place().ServeDHCP(ctx, net, subnets)
-	e.unplaced = e.unplaced || !placed
-	return err
+	return e.place().ServeDHCP(ctx, net, subnets)
 }
 
 func messages[M messageOf](in []record.Stored[M]) []M {

@@ -110,6 +110,7 @@ func startAgents(t *testing.T, s *store.Store, names ...string) *agents {
 		t: t, s: s, kick: make(chan struct{}, 1), image: newImage(), changed: make(chan struct{}),
 		up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, agent: &storev1.Agent{
 			Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{"ext1": "br-ext1"},
+			Uplinks: []*weftv1.Uplink{{PhysicalNetwork: "ext1", Bridge: "br-ext1", Proven: true}},
 		},
 	}
 	m := mirror.New(s, mirror.Options{Log: slog.New(slog.DiscardHandler)})

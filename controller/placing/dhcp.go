@@ -66,23 +66,23 @@ func Served(subnets []*weftv1.Subnet) []*weftv1.Subnet {
 
 // ServeDHCP makes the network's DHCP service fit its subnets as they will be: the servers' ports, bindings and placement. The
 // network is written, even if nothing about it changes, so that its revision tells nodes' reports from
-// before the change from those after it. before is the network as stored, which the transaction then guards. placed is
-// false when servers are missing that a replan may find a place for.
-func (c *Change) ServeDHCP(ctx context.Context, before record.Stored[*weftv1.Network], subnets []*weftv1.Subnet) (placed bool, err error) {
+// before the change from those after it. before is the network as stored, which the transaction then guards. Servers
+// that are missing afterwards are the leader's to add.
+func (c *Change) ServeDHCP(ctx context.Context, before record.Stored[*weftv1.Network], subnets []*weftv1.Subnet) error {
 	net := before.Copy()
-	if placed, err = c.FitDHCP(ctx, before.Msg, net, subnets); err != nil {
-		return false, err
+	if err := c.FitDHCP(ctx, before.Msg, net, subnets); err != nil {
+		return err
 	}
 	record.Networks().Clean(net)
 	net.UpdateTime = c.Now
 	c.Txn.Unchanged(before.Key, before.Revision)
 	c.Txn.Put(before.Key, net)
-	return placed, nil
+	return nil
 }
 
 // FitDHCP is ServeDHCP for a network that the caller changes, guards and writes: before as it is stored, net as it will be.
 // Only a change of what the network asks for (dhcp_servers, pool) takes servers away that could stay.
-func (c *Change) FitDHCP(ctx context.Context, before, net *weftv1.Network, subnets []*weftv1.Subnet) (placed bool, err error) {
+func (c *Change) FitDHCP(ctx context.Context, before, net *weftv1.Network, subnets []*weftv1.Subnet) error {
 	var want Replan
 	if before.GetDhcpServers() == net.GetDhcpServers() && before.GetPool() == net.GetPool() &&
 		len(before.GetDhcpPlacement().GetNodes()) <= affordable(Served(subnets)) {
@@ -108,7 +108,7 @@ func (c *Change) ReplanDHCP(ctx context.Context, before record.Stored[*weftv1.Ne
 		subnets[i] = s.Msg // one with DHCP that is deleted changes the network, which is guarded
 	}
 	was := len(c.Txn.Writes())
-	if _, err := c.fitDHCP(ctx, net, Served(subnets), want); err != nil {
+	if err := c.fitDHCP(ctx, net, Served(subnets), want); err != nil {
 		return nil, false, err
 	}
 	nodes = net.GetDhcpPlacement().GetNodes()
@@ -164,18 +164,18 @@ func (c *Change) DHCPPorts(ctx context.Context, net *weftv1.Network) (map[string
 }
 
 // fitDHCP sets the network's placement and appends what follows, but for the network itself.
-func (c *Change) fitDHCP(ctx context.Context, net *weftv1.Network, served []*weftv1.Subnet, want Replan) (placed bool, err error) {
+func (c *Change) fitDHCP(ctx context.Context, net *weftv1.Network, served []*weftv1.Subnet, want Replan) error {
 	have, err := c.servers(ctx, net)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if len(served) == 0 {
 		net.DhcpPlacement = nil
-		return true, c.endServers(ctx, net.GetId(), have)
+		return c.endServers(ctx, net.GetId(), have)
 	}
 	plan, rejected, err := c.planDHCP(net, served, have, want)
 	if err != nil {
-		return false, err
+		return err
 	}
 	fit := fitting{Change: c, net: net, served: served, taken: map[string]map[netip.Addr]bool{}, budget: max(1, maxServerWrites/(len(served)+5))}
 	for _, s := range have {
@@ -187,10 +187,10 @@ func (c *Change) fitDHCP(ctx context.Context, net *weftv1.Network, served []*wef
 	}
 	nodes, err := fit.servers(ctx, have, plan.Nodes)
 	if err != nil {
-		return false, err
+		return err
 	}
 	net.DhcpPlacement = &weftv1.Placement{Nodes: nodes, Rejected: rejected}
-	return len(nodes) > 0 && !fit.postponed, nil
+	return nil
 }
 
 // planDHCP asks the scheduler. A request that no node can take leaves the servers where they are, if there are any. When the plan does not change the
@@ -241,9 +241,8 @@ type fitting struct {
 	served []*weftv1.Subnet
 	// taken are addresses that this transaction gives out, and those that the servers had before it, by subnet.
 	taken map[string]map[netip.Addr]bool
-	// budget is how many servers may still come or go in this transaction; postponed is set when it did not suffice.
-	budget    int
-	postponed bool
+	// budget is how many servers may still come or go in this transaction.
+	budget int
 }
 
 func (f *fitting) take(subnet string, ip netip.Addr) {
@@ -256,7 +255,6 @@ func (f *fitting) take(subnet string, ip netip.Addr) {
 // spend takes one server from the budget.
 func (f *fitting) spend() bool {
 	if f.budget == 0 {
-		f.postponed = true
 		return false
 	}
 	f.budget--
