@@ -89,9 +89,13 @@ type Agent struct {
 	// suspected are OVS objects that have changed since they were last compared with the plan, by name; nil for none.
 	suspected map[string]bool
 
-	takeover   takeover
-	made       chan []string           // devices that workers have made
-	devices    map[string]bool         // the same, as far as the plan still has them
+	takeover takeover
+	made     chan map[string]string // devices that workers have made, with their identities
+	devices  map[string]string      // the same, as far as the plan still has them
+	renewing map[string]bool        // devices that OVS is to let go of
+	// post is what goroutines beside the loop have it do.
+	post mailbox
+
 	refused    map[string]string       // OVS port or bridge -> why it could not be made
 	tags       map[string]desired.Port // VMs' ports whose tag is still to be written, by name
 	ports      map[view.PortKey]bool   // ports whose report has to be made anew
@@ -151,7 +155,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := make(chan []string)
+	made := make(chan map[string]string)
 	metrics, err := newMetrics(o.Metrics)
 	if err != nil {
 		client.Close()
@@ -168,7 +172,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		workers:  newWorkers(ctx, maxBuilds, builders{services.build, services.audit, soon, busy}),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		made: made, devices: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
+		made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
@@ -177,6 +181,7 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		a.takeover.keeper = newKeeper(ctx, o.Config, s, a.publisher.set, a.takeover.kept, o.Log)
 	}
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
+	a.bridges.drifted, a.bridges.post = a.bridgeDrifted, a.post
 	services.metrics, a.publisher.metrics = metrics, metrics
 	a.peering = newPeering(o.Config, services.ns.Run, o.Log)
 	services.remade = a.peering.reopen
@@ -184,6 +189,17 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		a.takeover.keeper.flush = a.peering.flush
 	}
 	return a, metrics.observe(a)
+}
+
+// mailbox takes what is to be done in the loop.
+type mailbox chan func()
+
+// send has it done, unless the context ends before.
+func (m mailbox) send(ctx context.Context, do func()) {
+	select {
+	case <-ctx.Done():
+	case m <- do:
+	}
 }
 
 // refuse notes that a bridge did not take a flow.
@@ -259,15 +275,13 @@ func (a *Agent) loop(ctx context.Context) error {
 		case k := <-a.takeover.kept:
 			a.keep(k)
 		case devices := <-a.made:
-			a.devicesMade(devices)
+			a.devicesMade(ctx, devices)
 		case o := <-a.workers.results:
 			a.built(o)
 		case exit := <-a.services.dhcp.Exits():
 			a.dhcpDied(exit)
-		case d := <-a.bridges.drifted:
-			a.bridgeDrifted(d)
-		case conn := <-a.bridges.answered:
-			a.bridges.heard(conn)
+		case do := <-a.post:
+			do()
 		case now := <-a.auditTick:
 			a.watchSwitch(now)
 			a.auditStep()

@@ -44,13 +44,12 @@ type bridges struct {
 	all    map[string]*bridge
 	// careful: the plan may lack what could not be read, so no flow is deleted that it does not have.
 	careful bool
-	// up delivers new connections, down the names of bridges whose connection was lost, drifted how those differ from the
-	// plan that an audit found to.
-	up      chan connected
-	down    chan string
-	drifted chan drift
-	// answered delivers connections on which a bridge has given a sign of life.
-	answered chan *openflow.Conn
+	// up delivers new connections, down the names of bridges whose connection was lost.
+	up   chan connected
+	down chan string
+	// drifted is called in the loop when an audit has found that a bridge differs.
+	drifted func(drift)
+	post    mailbox
 	// writes counts the flows added and deleted.
 	writes atomic.Uint64
 }
@@ -58,7 +57,7 @@ type bridges struct {
 func newBridges(ctx context.Context, runDir string, refuse func(string, flow.Key, error), log *slog.Logger) *bridges {
 	return &bridges{
 		runDir: runDir, refuse: refuse, log: log, ctx: ctx, all: map[string]*bridge{},
-		up: make(chan connected), down: make(chan string), drifted: make(chan drift), answered: make(chan *openflow.Conn),
+		up: make(chan connected), down: make(chan string),
 	}
 }
 
@@ -195,10 +194,7 @@ func (b *bridges) inspect(name string, flows []flow.Flow) {
 		if err != nil || d.Empty() {
 			return // a connection that does not answer is lost, and the next one syncs everything
 		}
-		select {
-		case <-b.ctx.Done():
-		case b.drifted <- drift{name, d}:
-		}
+		b.post.send(b.ctx, func() { b.drifted(drift{name, d}) })
 	}()
 }
 

@@ -3,7 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/ovs"
@@ -15,24 +18,27 @@ import (
 type switching struct {
 	// held reports whether OVSDB has a port of weft's for a device.
 	held func(device string) bool
-	// numbered reports whether OVS passes the device's frames.
-	numbered func(device string) bool
-	// made says that the devices are there, and weft's: OVS may have ports for them.
-	made func(ctx context.Context, devices []string)
+	// numbered reports whether OVS passes the device's frames: this very device's, by its identity (netns.Report).
+	numbered func(device, identity string) bool
+	// made says that the devices are there, and weft's: OVS may have ports for them. They come with their identities.
+	made func(ctx context.Context, devices map[string]string)
 }
 
+// deviceKey is the key of an OVS interface's external_ids that holds the identity of the device it was made for.
+const deviceKey = "weft-device"
+
 // newSwitching answers from OVSDB as it is, and says over a channel what has been made.
-func newSwitching(client *ovs.Client, made chan<- []string) switching {
+func newSwitching(client *ovs.Client, made chan<- map[string]string) switching {
 	return switching{
 		held: func(device string) bool {
 			p := client.Snapshot().Ports[device]
 			return p != nil && p.Owner() != ""
 		},
-		numbered: func(device string) bool {
+		numbered: func(device, identity string) bool {
 			i := client.Snapshot().Interfaces[device]
-			return i != nil && i.Owner() != "" && i.Type == "" && i.OFPort != 0
+			return i != nil && i.Owner() != "" && i.Type == "" && i.OFPort != 0 && i.ExternalIDs[deviceKey] == identity
 		},
-		made: func(ctx context.Context, devices []string) {
+		made: func(ctx context.Context, devices map[string]string) {
 			select {
 			case made <- devices:
 			case <-ctx.Done():
@@ -42,24 +48,83 @@ func newSwitching(client *ovs.Client, made chan<- []string) switching {
 }
 
 // devicesMade has OVSDB get the ports of devices that are new.
-func (a *Agent) devicesMade(devices []string) {
-	for _, name := range devices {
-		if !a.devices[name] {
-			a.devices[name] = true
-			a.suspectPort(name)
+func (a *Agent) devicesMade(ctx context.Context, devices map[string]string) {
+	var stale []string
+	for name, identity := range devices {
+		if a.devices[name] == identity {
+			continue
 		}
+		a.devices[name] = identity
+		a.suspectPort(name)
+		if !a.renewing[name] && a.replaced(name, identity) {
+			stale = append(stale, name)
+		}
+	}
+	if len(stale) > 0 {
+		a.renewPorts(ctx, stale)
+	}
+}
+
+// replaced reports whether OVS has taken a device that was there before, under the same name: with the userspace datapath it
+// goes on listening to that one, which is gone. One of an earlier boot, or that OVS has no number for, it has not taken.
+func (a *Agent) replaced(name, identity string) bool {
+	i := a.ovs.Snapshot().Interfaces[name]
+	if i == nil || i.Owner() == "" || i.Type != "" || i.OFPort == 0 {
+		return false
+	}
+	boot, _, _ := strings.Cut(identity, ":")
+	was := i.ExternalIDs[deviceKey]
+	return was != identity && strings.HasPrefix(was, boot+":")
+}
+
+// renewPorts has OVS let go of ports, beside the loop: ovs-vswitchd must have seen that they are gone before they may come
+// back, or it would take no notice. Until then no port is made for them.
+func (a *Agent) renewPorts(ctx context.Context, names []string) {
+	a.log.Warn("devices were replaced behind Open vSwitch's back, it gets them anew", "devices", names)
+	for _, name := range names {
+		a.renewing[name] = true
+	}
+	go func() {
+		for {
+			waiting, cancel := context.WithTimeout(ctx, ovsTimeout(len(names)))
+			_, err := a.ovs.Ensure(waiting, ovs.Change{DeletePorts: names, Wait: true})
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			a.log.Warn("ovs-vswitchd has not let go of devices, trying again", "devices", names, "error", err)
+			sleep(ctx, 200*time.Millisecond)
+		}
+		a.post.send(ctx, func() { a.portsRenewed(names) })
+	}()
+}
+
+// portsRenewed has the ports made again that OVS has let go of.
+func (a *Agent) portsRenewed(names []string) {
+	for _, name := range names {
+		delete(a.renewing, name)
+		a.suspectPort(name)
 	}
 }
 
 // postponeDevices takes the ports out of a change whose devices have not been made: OVS would take a stranger's device of
 // that name. A port that OVSDB has already stays, but for one of another type: an earlier agent's internal port gives way.
+// The others note which device they are made for.
 func (a *Agent) postponeDevices(change *ovs.Change) {
 	snap := a.ovs.Snapshot()
 	var now []desired.Port
 	for _, p := range change.Ports {
 		have, port := snap.Interfaces[p.Name], snap.Ports[p.Name]
 		switch {
-		case p.Type != desired.PortSystem || a.devices[p.Name]:
+		case p.Type != desired.PortSystem:
+			now = append(now, p)
+		case a.renewing[p.Name]:
+		case a.devices[p.Name] != "":
+			p.ExternalIDs = maps.Clone(p.ExternalIDs)
+			p.ExternalIDs[deviceKey] = a.devices[p.Name]
 			now = append(now, p)
 		case have == nil || port == nil:
 		case port.Owner() != "" && have.Type != "" && a.careful: // its router may not be built yet
@@ -93,12 +158,3 @@ func (a *Agent) devicesChanged(changes ovs.Changes, now map[string]uint32) {
 
 // errNotNumbered tells that OVS has not taken a device yet. What is announced before goes nowhere.
 var errNotNumbered = errors.New("OVS has not taken the device yet")
-
-// deviceNames are the devices of a namespace.
-func deviceNames(ns desired.Namespace) []string {
-	var out []string
-	for _, l := range ns.Links {
-		out = append(out, l.Name)
-	}
-	return out
-}

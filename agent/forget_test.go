@@ -46,7 +46,7 @@ func routerTo(id, fixed string) *plan.Router {
 func testServices(t *testing.T, stateDir string) *services {
 	t.Helper()
 	s, err := newServices(t.Context(), Config{StateDir: stateDir}, switching{
-		held: func(string) bool { return false }, numbered: func(string) bool { return true }, made: func(context.Context, []string) {},
+		held: func(string) bool { return false }, numbered: func(string, string) bool { return true }, made: func(context.Context, map[string]string) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

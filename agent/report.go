@@ -185,7 +185,7 @@ func (a *Agent) deviceProblem(k view.PortKey, n *view.Network) error {
 	if i := a.ovs.Snapshot().Interfaces[name]; i != nil && i.Error != "" {
 		return fmt.Errorf("OVS can't make interface %s: %s", name, i.Error)
 	}
-	if strings.HasPrefix(n.Ports[k.Port].Object.DeviceOwner, "network:") && !a.devices[name] {
+	if strings.HasPrefix(n.Ports[k.Port].Object.DeviceOwner, "network:") && a.devices[name] == "" {
 		return fmt.Errorf("device %s has not been made: see the status of its router or DHCP server", name)
 	}
 	return fmt.Errorf("OVS has not made interface %s yet", name)

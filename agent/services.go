@@ -132,7 +132,8 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err != nil {
 		return err
 	}
-	if err := s.makeDevices(ctx, want.Namespace); err != nil {
+	devices, err := s.makeDevices(ctx, want.Namespace)
+	if err != nil {
 		return err
 	}
 	if err := s.notes.write(id, moved(before, want.Floating)); err != nil {
@@ -144,7 +145,7 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err := s.ns.Run(name, conntrack.TellAll); err != nil {
 		return err
 	}
-	if err := s.awaitOVS(want.Namespace); err != nil {
+	if err := s.awaitOVS(devices); err != nil {
 		return err
 	}
 	report, err := s.ns.Ensure(ctx, want.Namespace)
@@ -175,10 +176,11 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 	if want.Problem != nil {
 		return want.Problem
 	}
-	if err := s.makeDevices(ctx, want.Namespace); err != nil {
+	devices, err := s.makeDevices(ctx, want.Namespace)
+	if err != nil {
 		return err
 	}
-	if err := s.awaitOVS(want.Namespace); err != nil {
+	if err := s.awaitOVS(devices); err != nil {
 		return err
 	}
 	if _, err := s.ns.Ensure(ctx, want.Namespace); err != nil {
@@ -187,27 +189,27 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 	if err := s.dhcp.Ensure(ctx, want.Server); err != nil {
 		return err
 	}
-	_, err := s.ns.Prune(ctx, want.Namespace)
+	_, err = s.ns.Prune(ctx, want.Namespace)
 	return err
 }
 
-// makeDevices makes the namespace with its devices, for which OVS may then have ports.
-func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) error {
+// makeDevices makes the namespace with its devices, for which OVS may then have ports. It returns their identities.
+func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) (devices map[string]string, err error) {
 	report, err := s.ns.Prepare(ctx, ns)
 	if report.Created && s.remade != nil {
 		s.remade(ns.Name)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.ovs.made(ctx, deviceNames(ns))
-	return nil
+	s.ovs.made(ctx, report.Devices)
+	return report.Devices, nil
 }
 
-// awaitOVS wants OVS to have taken the namespace's devices.
-func (s *services) awaitOVS(ns desired.Namespace) error {
-	for _, name := range deviceNames(ns) {
-		if !s.ovs.numbered(name) {
+// awaitOVS wants OVS to have taken devices.
+func (s *services) awaitOVS(devices map[string]string) error {
+	for name, identity := range devices {
+		if !s.ovs.numbered(name, identity) {
 			return fmt.Errorf("link %s: %w", name, errNotNumbered)
 		}
 	}

@@ -39,10 +39,7 @@ func (b *bridges) probe(now time.Time) {
 			if conn.Barrier(b.ctx) != nil {
 				return // the connection is lost, which is told otherwise
 			}
-			select {
-			case <-b.ctx.Done():
-			case b.answered <- conn:
-			}
+			b.post.send(b.ctx, func() { b.heard(conn) })
 		}()
 	}
 }

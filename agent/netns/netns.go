@@ -150,4 +150,7 @@ type Report struct {
 	Created  bool       // the namespace is new: it holds nothing yet
 	Writes   int        // changes made
 	Announce []Announce // addresses of desired.Link.Announce that are new on their link, or new with its MAC
+	// Devices tells by name which devices the outer ends of the wanted links are: "<boot>:<interface index>", which no
+	// other device of that name has or had (but one of another boot).
+	Devices map[string]string
 }

@@ -39,6 +39,10 @@ func (p *pass) pairs() {
 			made = true
 		}
 		p.setOuter(outer, want)
+		if p.report.Devices == nil {
+			p.report.Devices = make(map[string]string, len(p.want.Links))
+		}
+		p.report.Devices[want.Name] = fmt.Sprintf("%.8s:%d", p.m.boot, outer.Attrs().Index)
 	}
 	if made {
 		p.fail(p.observeLinks())

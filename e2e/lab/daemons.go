@@ -68,6 +68,7 @@ type agentConfig struct {
 	StateDir       string            `json:"state_dir"`
 	OVSDB          string            `json:"ovsdb"`
 	OVSRunDir      string            `json:"ovs_run_dir"`
+	MetricsListen  string            `json:"metrics_listen"`
 	PeerAddress    string            `json:"peer_address,omitempty"`
 	PeerKeyFile    string            `json:"peer_key_file,omitempty"`
 	LogLevel       string            `json:"log_level"`
@@ -134,7 +135,7 @@ func (s *state) agentConfig(h HostInfo) agentConfig {
 	return agentConfig{
 		Node: h.Name, Etcd: s.etcdEndpoints(), TunnelIP: h.Tunnel, BridgeMappings: mappings, DatapathType: "netdev",
 		Roles: []string{string(h.Kind)}, StateDir: "/var/lib/weft",
-		OVSDB: "unix:" + ovsSocket, OVSRunDir: filepath.Dir(ovsSocket), LogLevel: s.LogLevel,
+		OVSDB: "unix:" + ovsSocket, OVSRunDir: filepath.Dir(ovsSocket), MetricsListen: "127.0.0.1:9465", LogLevel: s.LogLevel,
 	}
 }
 
