@@ -267,10 +267,11 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 	}
 	config := s.agentConfig(h)
 	if h.Kind == Network {
-		if err := l.peerKey(); err != nil {
-			return fmt.Errorf("key of the peers: %w", err)
+		key, err := l.peerKey(h.Name)
+		if err != nil {
+			return err
 		}
-		config.PeerAddress, config.PeerKeyFile = netip.AddrPortFrom(h.Management, peerPort).String(), l.peerKeyFile()
+		config.PeerAddress, config.PeerKeyFile = netip.AddrPortFrom(h.Management, peerPort).String(), key
 	}
 	if err := l.launchWeft(ctx, s, h, AgentDaemon, config); err != nil {
 		return err
@@ -281,31 +282,40 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 // peerPort is where network nodes' agents reach each other.
 const peerPort = 7682
 
-func (l *Lab) peerKeyFile() string { return filepath.Join(l.dir, "peer.key") }
+// peerKey puts the key that the lab's network nodes share where a host sees it, and returns that file's name.
+func (l *Lab) peerKey(host string) (string, error) {
+	key, err := l.sharedKey()
+	if err != nil {
+		return "", fmt.Errorf("key of the peers: %w", err)
+	}
+	file := filepath.Join(l.spec(host).Dir(), "peer.key")
+	return file, os.WriteFile(file, key, 0o600)
+}
 
-// peerKey makes the key that the lab's network nodes share, if there is none. Several hosts may do so at once: the first one's
-// counts.
-func (l *Lab) peerKey() error {
-	if _, err := os.Stat(l.peerKeyFile()); err == nil {
-		return nil
+// sharedKey makes the key that the lab's network nodes share, if there is none. Several hosts may do so at once: the first
+// one's counts.
+func (l *Lab) sharedKey() ([]byte, error) {
+	shared := filepath.Join(l.dir, "peer.key")
+	if key, err := os.ReadFile(shared); err == nil {
+		return key, nil
 	}
 	secret := make([]byte, 32)
 	if _, err := rand.Read(secret); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.CreateTemp(l.dir, "peer.key.") // mode 0600
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
 	_, err = fmt.Fprintln(f, base64.StdEncoding.EncodeToString(secret))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return nil, err
 	}
-	if err := os.Link(f.Name(), l.peerKeyFile()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	if err := os.Link(f.Name(), shared); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
 	}
-	return nil
+	return os.ReadFile(shared)
 }
 
 // launchWeft writes the daemon's configuration and starts it.
