@@ -173,6 +173,7 @@ func networkNode(physnets ...string) *storev1.Agent {
 	a := &storev1.Agent{Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK, weftv1.Role_ROLE_COMPUTE}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{}}
 	for _, p := range physnets {
 		a.BridgeMappings[p] = "br-" + p
+		a.Uplinks = append(a.Uplinks, &weftv1.Uplink{PhysicalNetwork: p, Bridge: "br-" + p, Proven: true})
 	}
 	return a
 }

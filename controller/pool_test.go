@@ -255,6 +255,34 @@ func TestMovingARouterIsAWishThatNamesAFitNode(t *testing.T) {
 	w.audit()
 }
 
+func TestANodeWhoseUplinkIsNotProvenIsNotChosenButARouterStays(t *testing.T) {
+	w := newPool(t, 2)
+	r := w.router("r", w.ext1.GetId())
+	nodes := w.nodesOf(r.GetId())
+	for _, uplinks := range [][]*weftv1.Uplink{{{PhysicalNetwork: "ext1", Bridge: "br-ext1", Reason: "the link of eth1 on bridge br-ext1 is down"}}, nil} {
+		for _, node := range nodes {
+			a := networkNode("ext1")
+			a.Uplinks = uplinks
+			w.put(keys.Agent(node), a)
+		}
+		reason := "the link of eth1"
+		if uplinks == nil {
+			reason = "its agent does not say"
+		}
+		w.eventually("no node has a proven uplink: "+reason, func() bool {
+			n := w.router("new", w.ext1.GetId())
+			rejected := n.GetPlacement().GetRejected()
+			return len(n.GetPlacement().GetNodes()) == 0 && len(rejected) == 2 && strings.Contains(rejected[0].GetReason(), reason)
+		})
+		_, err := w.UpdateRouter(w.ctx, &weftv1.UpdateRouterRequest{Router: &weftv1.Router{Id: r.GetId(), Name: reason}})
+		w.check(err)
+		if got := w.nodesOf(r.GetId()); !slices.Equal(got, nodes) {
+			t.Errorf("a router that is there moved from %v to %v", nodes, got)
+		}
+	}
+	w.audit()
+}
+
 func TestRebalancingIsShownAndThenWishedFor(t *testing.T) {
 	w := newPool(t, 1)
 	for i := range 5 {

@@ -147,7 +147,7 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 	case keys.FamilyMove:
 		a.moves = append(a.moves, k.ID())
 	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyPool,
-		keys.FamilyAsk, keys.FamilyAnswer:
+		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness:
 	}
 	return nil
 }

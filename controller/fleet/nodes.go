@@ -36,8 +36,7 @@ func ability(name string, agent *storev1.Agent) scheduler.Node {
 		Uplinks: make(map[string]scheduler.Uplink, len(agent.GetBridgeMappings())),
 	}
 	for physnet := range agent.GetBridgeMappings() {
-		// An agent of a release that knows nothing of uplinks is taken at its word that it has the bridge.
-		out.Uplinks[physnet] = scheduler.Uplink{Proven: len(agent.GetUplinks()) == 0, Reason: "its agent does not say"}
+		out.Uplinks[physnet] = scheduler.Uplink{Reason: "its agent does not say where it leads; is it of an older release?"}
 	}
 	for _, u := range agent.GetUplinks() {
 		out.Uplinks[u.GetPhysicalNetwork()] = scheduler.Uplink{Proven: u.GetProven(), Reason: u.GetReason()}

@@ -125,6 +125,7 @@ func (c controller) nodeCmd(ts *testscript.TestScript, _ bool, args []string) {
 	for _, m := range args[2:] {
 		physnet, bridge, _ := strings.Cut(m, ":")
 		agent.BridgeMappings[physnet] = bridge
+		agent.Uplinks = append(agent.Uplinks, &weftv1.Uplink{PhysicalNetwork: physnet, Bridge: bridge, Proven: true})
 	}
 	c.commit(ts, func(t *txn.Txn) {
 		t.Put(keys.Agent(args[0]), agent)
