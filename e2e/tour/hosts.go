@@ -216,8 +216,9 @@ func looks() [][]string {
 	}
 }
 
-// volatile is what changes without anybody's doing: counters, comments with times, the order of lines, numbers of devices.
-var volatile = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]|^\d+: |@if\d+|(?m)^_uuid.*$`)
+// volatile is what changes without anybody's doing: counters, comments with times, the order of lines, numbers of devices,
+// what neighbours hear of each other.
+var volatile = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]|^\d+: |@if\d+|(?m)^_uuid.*$|(?m)^ *bfd_status: .*$`)
 
 // fingerprint is what a node looks like, as text that is the same whenever the node is.
 func (t *Tour) fingerprint(ctx context.Context, node string) (string, error) {
