@@ -23,6 +23,7 @@ func (b *bench) refused(node, port string) string {
 
 func TestAPortIsBoundWhereItsInterfaceAppears(t *testing.T) {
 	w := newWorld(t)
+	w.node("cmp2", &storev1.Agent{Roles: []weftv1.Role{weftv1.Role_ROLE_COMPUTE}, TunnelIp: "192.0.2.3"})
 	w.replicaOn(w.etcd.NewClient()) // two that do the same work
 	id := w.p1.GetId()
 	w.put(keys.Plug("cmp1", id), &storev1.Plug{Interface: "tap1"})
@@ -43,6 +44,7 @@ func TestAPortIsBoundWhereItsInterfaceAppears(t *testing.T) {
 
 func TestAPortWithAHostIsRefusedElsewhere(t *testing.T) {
 	w := newWorld(t)
+	w.node("cmp2", &storev1.Agent{Roles: []weftv1.Role{weftv1.Role_ROLE_COMPUTE}, TunnelIp: "192.0.2.3"})
 	p := w.port(&weftv1.Port{NetworkId: w.net1.GetId(), Host: "cmp1"})
 	w.put(keys.Plug("cmp2", p.GetId()), &storev1.Plug{})
 	w.eventually("refused on cmp2", func() bool { return contains(w.refused("cmp2", p.GetId()), "is bound to cmp1") })

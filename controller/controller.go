@@ -20,6 +20,7 @@ import (
 
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/binder"
+	"github.com/weft-sdn/weft/controller/collect"
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
@@ -99,9 +100,20 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	reflection.Register(c.server)
 	c.wg.Go(func() { b.Run(background) })
 	c.observe(leader.State{})
-	work := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: opts.Log, DeadAfter: opts.NodeDeadAfter})
-	c.wg.Go(func() { c.elector(s).Run(background, work.Run) })
+	c.wg.Go(func() { c.elector(s).Run(background, c.work(s)) })
 	return c, nil
+}
+
+// work is what the replica does while it leads.
+func (c *Controller) work(s *store.Store) func(context.Context, leader.Term) {
+	keep := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: c.opts.Log, DeadAfter: c.opts.NodeDeadAfter})
+	collector := collect.New(collect.Options{Store: s, Log: c.opts.Log, Collected: c.metrics.Collected})
+	return func(ctx context.Context, term leader.Term) {
+		var loops sync.WaitGroup
+		loops.Go(func() { collector.Run(ctx, term.Guard) })
+		keep.Run(ctx, term)
+		loops.Wait()
+	}
 }
 
 func (c *Controller) elector(s *store.Store) *leader.Elector {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/weft-sdn/weft/controller/audit"
+	"github.com/weft-sdn/weft/controller/collect"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -137,6 +138,11 @@ func mask(paths ...string) *fieldmaskpb.FieldMask { return &fieldmaskpb.FieldMas
 // audit fails the test unless the store is consistent.
 func (b *bench) audit() {
 	b.Helper()
+	orphans, err := collect.Look(b.context(), store.New(b.etcdClient))
+	check(b, err)
+	for _, o := range orphans {
+		b.Errorf("orphan %s: %s", o.Key, o.Why)
+	}
 	findings, err := audit.Run(b.context(), store.New(b.etcdClient))
 	check(b, err)
 	for _, f := range findings {

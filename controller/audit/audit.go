@@ -29,7 +29,10 @@ func Run(ctx context.Context, s *store.Store) ([]string, error) {
 }
 
 // Check is Run on entries read before: all of the store's at one revision.
-func Check(entries []store.Entry) []string {
+func Check(entries []store.Entry) []string { return examine(entries).findings }
+
+// examine joins everything.
+func examine(entries []store.Entry) *auditor {
 	a := &auditor{
 		networks: map[string]*weftv1.Network{}, subnets: map[string]*weftv1.Subnet{}, ports: map[string]*weftv1.Port{},
 		routers: map[string]*weftv1.Router{}, floating: map[string]*weftv1.FloatingIp{},
@@ -48,7 +51,7 @@ func Check(entries []store.Entry) []string {
 	a.rules()
 	a.compare()
 	slices.Sort(a.findings)
-	return a.findings
+	return a
 }
 
 // auditor collects what there is, what there should be, and the difference.
@@ -72,6 +75,14 @@ type auditor struct {
 	// objects.
 	derived, expected map[string]proto.Message
 	findings          []string
+	// unsound are objects that nothing can be derived from, since they can't be understood.
+	unsound int
+}
+
+// unread notes an object that can't be understood.
+func (a *auditor) unread(format string, args ...any) {
+	a.unsound++
+	a.findf(format, args...)
 }
 
 func (a *auditor) findf(format string, args ...any) {
@@ -89,14 +100,14 @@ func (a *auditor) load(e store.Entry) {
 		return
 	}
 	if err := proto.Unmarshal(e.Value, into); err != nil {
-		a.findf("key %s: its value is no %s: %v", e.Key, into.ProtoReflect().Descriptor().FullName(), err)
+		a.unread("key %s: its value is no %s: %v", e.Key, into.ProtoReflect().Descriptor().FullName(), err)
 	}
 	if r, ok := into.(*storev1.PortBinding); ok && r.GetRefused() != "" {
 		delete(a.derived, e.Key)
 		a.refused = append(a.refused, k)
 	}
 	if id := idField(into); id != "" && id != k.ID() {
-		a.findf("key %s holds an object whose id is %s", e.Key, id)
+		a.unread("key %s holds an object whose id is %s", e.Key, id)
 	}
 }
 
@@ -231,7 +242,7 @@ func (a *auditor) network() {
 	for id, n := range a.networks {
 		typed, err := model.NetworkFrom(n)
 		if err != nil {
-			a.findf("network %s: %v", id, err)
+			a.unread("network %s: %v", id, err)
 			continue
 		}
 		a.claim(keys.SegmentClaim(model.TypeName(typed.Type), typed.PhysicalNetwork, typed.Segment), keys.KindNetwork, id)
@@ -244,7 +255,7 @@ func (a *auditor) network() {
 	for id, s := range a.subnets {
 		typed, err := model.SubnetFrom(s)
 		if err != nil {
-			a.findf("subnet %s: %v", id, err)
+			a.unread("subnet %s: %v", id, err)
 			continue
 		}
 		if a.networks[typed.Network] == nil {
@@ -300,7 +311,7 @@ func (a *auditor) port() {
 	for id, p := range a.ports {
 		typed, err := model.PortFrom(p)
 		if err != nil {
-			a.findf("port %s: %v", id, err)
+			a.unread("port %s: %v", id, err)
 			continue
 		}
 		if a.networks[typed.Network] == nil {

@@ -15,7 +15,7 @@ func (a *auditor) router() {
 	for id, r := range a.routers {
 		typed, err := model.RouterFrom(r)
 		if err != nil {
-			a.findf("router %s: %v", id, err)
+			a.unread("router %s: %v", id, err)
 			continue
 		}
 		a.plan(id, typed.Nodes)
@@ -114,7 +114,7 @@ func (a *auditor) floatingIP() {
 	for id, f := range a.floating {
 		typed, err := model.FloatingIPFrom(f)
 		if err != nil {
-			a.findf("floating IP %s: %v", id, err)
+			a.unread("floating IP %s: %v", id, err)
 			continue
 		}
 		scope := keys.Unassociated

@@ -26,6 +26,7 @@ import (
 func Excluded() []keys.Family {
 	return []keys.Family{
 		keys.FamilyRequest, keys.FamilyLive, keys.FamilyLeader, keys.FamilyPlug, keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyStatus,
+		keys.FamilyWitness,
 	}
 }
 

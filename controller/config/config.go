@@ -173,24 +173,9 @@ func (c *Config) Check() error {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	if len(c.Listen) == 0 {
-		bad("listen", "at least one address is needed")
-	}
-	for _, l := range c.Listen {
-		if path, unix := strings.CutPrefix(l, "unix:"); unix && path == "" || !unix && !strings.Contains(l, ":") {
-			bad("listen", "%q is neither host:port nor unix:/path", l)
-		}
-	}
+	c.checkAddresses(bad)
 	if len(c.Etcd) == 0 && c.DataDir == "" {
 		bad("data_dir", "is needed for the embedded etcd")
-	}
-	for _, text := range c.EtcdListen {
-		if u, err := url.Parse(text); err != nil || u.Scheme != "http" || u.Port() == "" {
-			bad("etcd_listen", "%q is not a URL such as http://10.0.0.1:2379", text)
-		}
-	}
-	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
-		bad("metrics_listen", "%q is not an address and a port, such as 127.0.0.1:9464", c.MetricsListen)
 	}
 	if c.UnderlayMTU < 576 || c.UnderlayMTU > model.MaxMTU {
 		bad("underlay_mtu", "%d is not in 576..%d", c.UnderlayMTU, model.MaxMTU)
@@ -205,6 +190,26 @@ func (c *Config) Check() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// checkAddresses checks what is listened on.
+func (c *Config) checkAddresses(bad func(key, format string, args ...any)) {
+	if len(c.Listen) == 0 {
+		bad("listen", "at least one address is needed")
+	}
+	for _, l := range c.Listen {
+		if path, unix := strings.CutPrefix(l, "unix:"); unix && path == "" || !unix && !strings.Contains(l, ":") {
+			bad("listen", "%q is neither host:port nor unix:/path", l)
+		}
+	}
+	for _, text := range c.EtcdListen {
+		if u, err := url.Parse(text); err != nil || u.Scheme != "http" || u.Port() == "" {
+			bad("etcd_listen", "%q is not a URL such as http://10.0.0.1:2379", text)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
+		bad("metrics_listen", "%q is not an address and a port, such as 127.0.0.1:9464", c.MetricsListen)
+	}
 }
 
 // Level is the log level.

@@ -26,6 +26,7 @@ type Metrics struct {
 	conflicts prometheus.Counter
 	leading   prometheus.Gauge
 	changes   *prometheus.CounterVec
+	collected prometheus.Counter
 
 	mu      sync.Mutex
 	reasons map[string]bool
@@ -56,11 +57,14 @@ func New(reg *prometheus.Registry) (*Metrics, error) {
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weft_controller_leading", Help: "1 if this controller leads, else 0.",
 		}),
+		collected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weft_controller_orphans_total", Help: "Keys of the store that belonged to nothing and were deleted.",
+		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_controller_active_changes_total", Help: "Routers that became active on another node, as this controller saw it, by reason.",
 		}, []string{"reason"}),
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.watches, m.etcd, m.conflicts, m.leading, m.changes} {
+	for _, c := range []prometheus.Collector{m.calls, m.watches, m.etcd, m.conflicts, m.leading, m.changes, m.collected} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -156,6 +160,9 @@ func (m *Metrics) Leading(yes bool) {
 		m.leading.Set(0)
 	}
 }
+
+// Collected counts orphans that were deleted.
+func (m *Metrics) Collected(n int) { m.collected.Add(float64(n)) }
 
 // maxReasons bounds the values of the label reason: reasons are few sentences once nodes' names are out of them, but who
 // writes them is another process.

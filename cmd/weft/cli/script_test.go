@@ -63,7 +63,7 @@ func TestScripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "active": c.activeCmd, "answer": c.answerCmd,
+					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "stray": c.strayCmd, "active": c.activeCmd, "answer": c.answerCmd,
 				},
 			})
 		})
@@ -111,6 +111,16 @@ func (c controller) commit(ts *testscript.TestScript, build func(*txn.Txn)) {
 	build(&t)
 	_, err := c.store.Commit(context.Background(), &t, 0)
 	ts.Check(err)
+}
+
+// strayCmd is `stray NETWORK`: it writes a claim of an object that does not exist.
+func (c controller) strayCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: stray NETWORK")
+	}
+	c.commit(ts, func(t *txn.Txn) {
+		t.Claim(keys.MACClaim(args[0], "fa:16:3e:ff:ff:ff"), keys.KindPort, "00000000-0000-4000-8000-00000000dead")
+	})
 }
 
 // nodeCmd is `node NAME ROLE[,ROLE] [PHYSNET:BRIDGE…]`: it writes what an agent that starts writes.
