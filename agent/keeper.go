@@ -174,7 +174,7 @@ func (k *keeper) sessions() {
 			k.known[peer] = true
 		}
 		if k.known[peer] {
-			k.machine.Session(peer, up)
+			k.machine.Session(time.Now(), peer, up)
 		}
 	}
 }
@@ -204,7 +204,7 @@ func (k *keeper) portChanged(s openflow.PortStatus) {
 func (k *keeper) deaf() {
 	k.do(func() {
 		k.ports = nil
-		k.machine.Deaf()
+		k.machine.Deaf(time.Now())
 		k.see(k.world)
 	})
 }

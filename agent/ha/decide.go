@@ -85,9 +85,24 @@ func (d *deciding) suspect() {
 	}
 	for name := range d.world.Peers {
 		if d.suspects[name] == nil && d.abandoned(name) {
-			d.suspects[name] = &suspicion{since: d.now, exempt: map[string]bool{}}
+			d.suspects[name] = &suspicion{since: d.now, exempt: d.alive(name)}
 		}
 	}
+}
+
+// alive lists the routers for which a node that is lost now has shown that it is not dead. Either it has written their keys
+// after the others wrote that they had lost it. Or, where there are no others, after it can have noticed itself.
+func (d *deciding) alive(node string) map[string]bool {
+	voted := d.voted(node)
+	out := map[string]bool{}
+	for id, r := range d.world.Routers {
+		sign, ok := d.signs[id]
+		alone := voted == 0 && ok && !sign.Before(d.losts[node].Add(-d.c.Guard))
+		if r.Holder == node && (alone || (voted != 0 && r.Revision > voted)) {
+			out[id] = true
+		}
+	}
+	return out
 }
 
 // hush makes the node silent when it has lost most of its peers, and when it went on alone and the store does not answer.
@@ -115,15 +130,22 @@ func (d *deciding) probe() {
 	}
 }
 
-// confirms reports whether a silent node may ask for its routers: it hears its peers again, or nobody has taken them over
-// although there was time to. With a single peer, which of the two is cut off can't be told: both ask at once, each for its
-// own.
+// confirms reports whether a silent node may ask for its routers: it hears its peers again; or all that have lost it have
+// said so and none has taken them over although there was time to. With a single peer, which of the two is cut off can't be
+// told: both ask at once, each for its own.
 func (d *deciding) confirms() bool {
 	if !d.isolated() {
 		return true
 	}
-	peers, _ := d.hears()
-	return peers == 1 || d.due(d.since.Add(d.c.Yield))
+	if peers, _ := d.hears(); peers == 1 {
+		return true
+	}
+	for name, up := range d.up {
+		if p := d.world.Peers[name]; !up && p.Live && !p.Lost[d.c.Self] {
+			return false
+		}
+	}
+	return d.due(d.since.Add(d.c.Yield))
 }
 
 // held decides about a router that the node holds.

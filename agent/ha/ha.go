@@ -70,8 +70,9 @@ type Router struct {
 type Peer struct {
 	// Live: its lease exists.
 	Live bool
-	// Heard and Lost are the nodes that it hears and those that it has lost.
+	// Heard and Lost are the nodes that it hears and those that it has lost, as it wrote at Revision of the store.
 	Heard, Lost map[string]bool
+	Revision    int64
 	// Uplinks are as in World.
 	Uplinks map[string]bool
 }
@@ -144,6 +145,9 @@ type Machine struct {
 	asked  time.Time
 	probed time.Time
 
+	// losts is when the session with a peer ended, signs when the holder of a router was last seen to write its key anew.
+	losts    map[string]time.Time
+	signs    map[string]time.Time
 	suspects map[string]*suspicion
 	gone     map[string]time.Time // peers without a lease -> since
 	flights  map[string]*flight
@@ -170,17 +174,13 @@ type flight struct {
 func New(c Config) *Machine {
 	return &Machine{
 		c: c, up: map[string]bool{}, confirmed: map[string]bool{}, suspects: map[string]*suspicion{},
-		gone: map[string]time.Time{}, flights: map[string]*flight{},
+		losts: map[string]time.Time{}, signs: map[string]time.Time{}, gone: map[string]time.Time{}, flights: map[string]*flight{},
 	}
 }
 
 // SetWorld takes in what is known now. The maps are the Machine's from then on.
 func (m *Machine) SetWorld(now time.Time, w World) {
-	for id, r := range w.Routers {
-		if s := m.suspects[r.Holder]; s != nil && m.world.Routers[id].Revision != r.Revision {
-			s.exempt[id] = true
-		}
-	}
+	m.noteSigns(now, w.Routers)
 	for id, f := range m.flights {
 		r, planned := w.Routers[id]
 		if !planned || (f.revision != 0 && r.Revision >= f.revision) || (f.refused && r.Revision != f.claim.Revision) {
@@ -190,10 +190,40 @@ func (m *Machine) SetWorld(now time.Time, w World) {
 	for name := range m.up {
 		if _, ok := w.Peers[name]; !ok {
 			delete(m.up, name)
+			delete(m.losts, name)
 		}
 	}
 	m.world = w
 	m.noteGone(now)
+}
+
+// voted is the revision at which the last of a node's other peers wrote that it has lost it; 0 when none has.
+func (m *Machine) voted(node string) int64 {
+	out := int64(0)
+	for name, p := range m.world.Peers {
+		if name != node && p.Live && p.Lost[node] {
+			out = max(out, p.Revision)
+		}
+	}
+	return out
+}
+
+// noteSigns notes which holders have shown that they live: they have become it, or have written their key anew.
+func (m *Machine) noteSigns(now time.Time, routers map[string]Router) {
+	for id, r := range routers {
+		before, known := m.world.Routers[id]
+		if before.Revision == r.Revision {
+			continue
+		}
+		if known {
+			m.signs[id] = now
+		}
+		if s := m.suspects[r.Holder]; s != nil {
+			voted := m.voted(r.Holder)
+			s.exempt[id] = known || voted == 0 || r.Revision > voted
+		}
+	}
+	maps.DeleteFunc(m.signs, func(id string, _ time.Time) bool { _, planned := routers[id]; return !planned })
 }
 
 func (m *Machine) noteGone(now time.Time) {
@@ -209,16 +239,21 @@ func (m *Machine) noteGone(now time.Time) {
 }
 
 // Session tells that the session with a peer has come up, or has ended. The end of one that was never up tells nothing.
-func (m *Machine) Session(peer string, up bool) {
-	if _, known := m.up[peer]; known || up {
-		m.up[peer] = up
+func (m *Machine) Session(now time.Time, peer string, up bool) {
+	was, known := m.up[peer]
+	if !known && !up {
+		return
 	}
+	if was && !up {
+		m.losts[peer] = now
+	}
+	m.up[peer] = up
 }
 
 // Deaf tells that all sessions have ended because this node's own Open vSwitch has.
-func (m *Machine) Deaf() {
+func (m *Machine) Deaf(now time.Time) {
 	for peer := range m.up {
-		m.up[peer] = false
+		m.Session(now, peer, false)
 	}
 }
 

@@ -90,6 +90,7 @@ type RouterBinding struct {
 // Witness is which of its peers a node hears over its tunnels, and which it has lost. One that it never heard is in neither.
 type Witness struct {
 	Heard, Lost map[string]bool
+	Revision    int64
 }
 
 // Active says which node forwards for a router.
@@ -729,7 +730,7 @@ func (v *View) live(name string, c mirror.Change, d *Dirty) {
 
 func (v *View) witness(name string, c mirror.Change, d *Dirty) error {
 	now, err := decode(c, &storev1.Witness{}, func(w *storev1.Witness) (Witness, error) {
-		return Witness{Heard: setOf(w.GetHeard()), Lost: setOf(w.GetLost())}, nil
+		return Witness{Heard: setOf(w.GetHeard()), Lost: setOf(w.GetLost()), Revision: c.Revision}, nil
 	})
 	if err != nil {
 		return err
