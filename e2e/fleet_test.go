@@ -42,10 +42,15 @@ type fleet struct {
 	connected *grpc.ClientConn
 }
 
-// newFleet brings up a lab and waits until all of its nodes are alive.
+// newFleet brings up a lab and waits until all of its nodes are alive. When the test ends, the lab is audited.
 func newFleet(t *testing.T, name string, change func(*lab.Options)) *fleet {
 	t.Helper()
 	f := &fleet{Lab: up(t, name, change), t: t}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		audit(ctx, t, f.Lab)
+	})
 	server, err := f.Server()
 	f.must(err)
 	f.dial(strings.Split(server, ",")[0])

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-sdn/weft/e2e/check"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/e2e/tour"
 )
@@ -49,6 +50,18 @@ func up(t *testing.T, name string, change func(*lab.Options)) *lab.Lab {
 		}
 	})
 	return l
+}
+
+// audit wants the store and every host to be as the stored objects call for, as soon as all has settled.
+func audit(ctx context.Context, t *testing.T, l *lab.Lab) {
+	t.Helper()
+	found, err := check.Await(ctx, l, patience)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range found {
+		t.Error(f)
+	}
 }
 
 func TestTour(t *testing.T) {

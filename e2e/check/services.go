@@ -233,7 +233,13 @@ func scan(text, form string, into ...any) bool {
 // compareServices compares namespaces, the devices that lead into them, and DHCP servers.
 func (e *expected) compareServices(out *findings) {
 	h := e.host
-	e.sameSet(out, "namespace", slices.Collect(maps.Keys(h.namespaces)), slices.Collect(maps.Keys(e.namespaces)))
+	var own []string // a stranger's has no mark (docs/ownership.md)
+	for name := range h.namespaces {
+		if _, wanted := e.namespaces[name]; wanted || slices.Contains(h.marks, name) {
+			own = append(own, name)
+		}
+	}
+	e.sameSet(out, "namespace", own, slices.Collect(maps.Keys(e.namespaces)))
 	e.sameSet(out, "mark of a namespace", h.marks, slices.Collect(maps.Keys(e.namespaces)))
 	var devices, aliased []string
 	for name, want := range e.namespaces {

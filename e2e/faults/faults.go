@@ -63,7 +63,7 @@ type Changes struct {
 func Run(ctx context.Context, o Options) (rows []Row, err error) {
 	o.Patience = cmp.Or(o.Patience, DefaultPatience)
 	options := lab.Defaults()
-	options.Name, options.Bin, options.Controllers, options.Etcd, options.Externals = o.Lab, o.Bin, 2, 3, 1
+	options.Name, options.Bin, options.Controllers, options.Etcd, options.NetworkNodes, options.Externals = o.Lab, o.Bin, 2, 3, 3, 1
 	l, err := lab.Up(ctx, options)
 	if err != nil {
 		return nil, err
