@@ -38,7 +38,7 @@ func (b *bench) drainRound(ctx context.Context, node string, got samples) (err e
 	if err := b.gather(ctx, node); err != nil {
 		return err
 	}
-	if err := b.settled(ctx); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return err
 	}
 	t, err := b.start(ctx, b.pool.ways)

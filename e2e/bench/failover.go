@@ -92,7 +92,7 @@ func (f fault) round(ctx context.Context, b *bench, node string, got samples) er
 	if err := b.gather(ctx, node); err != nil {
 		return err
 	}
-	if err := b.settled(ctx); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return err
 	}
 	h, err := b.lab.Host(node)
@@ -226,7 +226,7 @@ func (b *bench) unscathed(ctx context.Context, got samples, id string, do func()
 	if err != nil {
 		return err
 	}
-	if err := b.settled(ctx); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return err
 	}
 	t, err := b.start(ctx, b.pool.ways)

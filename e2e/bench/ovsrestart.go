@@ -80,7 +80,7 @@ func (b *bench) switchRound(ctx context.Context, got samples, id string, asker g
 	if err := sweep(ctx, asker.Space, addresses); err != nil {
 		return err
 	}
-	if err := b.settled(ctx); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return err
 	}
 	fan, err := asker.StartFan(ctx, echo.FanOptions{Destinations: addresses, Interval: sampleEvery})

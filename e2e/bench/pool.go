@@ -65,7 +65,7 @@ func preparePool(ctx context.Context, b *bench) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
-	return b.settled(ctx)
+	return b.calm(ctx)
 }
 
 // way makes one router with what is behind it; its VM is not plugged yet.

@@ -56,7 +56,7 @@ func measureStandbys(ctx context.Context, b *bench, got samples) error {
 	if err := b.gather(ctx, active); err != nil {
 		return err
 	}
-	if err := b.settled(ctx); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return err
 	}
 	after := samples{}

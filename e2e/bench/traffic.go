@@ -346,6 +346,16 @@ func (l lost) gap(whats ...string) float64 {
 	return milliseconds(longest)
 }
 
+// calm waits until the fleet has settled, or for some seconds: on a machine that others use too it never may.
+func (b *bench) calm(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	if err := b.settled(waiting); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(b.out, "   measured all the same: %v\n", err)
+	}
+	return ctx.Err()
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // takeovers records when routers change their node, as the store tells it.
