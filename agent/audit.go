@@ -34,6 +34,7 @@ func (a *Agent) auditStep() {
 	if !a.started {
 		return
 	}
+	a.takeover.stale = a.takeover.stale || a.peering.heard()
 	if a.audit.step%5 == 0 { // once a second
 		a.metrics.count(a.units)
 		a.describe(a.ovs.Snapshot())

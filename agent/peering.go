@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,9 @@ type peering struct {
 	log        *slog.Logger
 	cancel     context.CancelFunc
 	done       chan struct{}
+	listening  sync.WaitGroup
+
+	news atomic.Bool // gossip has told of somebody
 
 	mu      sync.Mutex
 	problem string
@@ -136,6 +140,11 @@ func (p *peering) begin(ring *peer.Keyring) error {
 		r.Close()
 		return err
 	}
+	p.listening.Go(func() {
+		for range g.Changes() {
+			p.news.Store(true)
+		}
+	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.replica, p.gossip = r, g
@@ -159,7 +168,26 @@ func (p *peering) close() {
 		g.Close()
 		r.Close()
 	}
+	p.listening.Wait()
 }
+
+// alive reports whether a node was heard of lately, by gossip.
+func (p *peering) alive(node string) bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	g := p.gossip
+	p.mu.Unlock()
+	if g == nil {
+		return false
+	}
+	alive, _ := g.Alive(node)
+	return alive
+}
+
+// heard reports, once, that gossip has told of a node that came or went.
+func (p *peering) heard() bool { return p != nil && p.news.Swap(false) }
 
 // address is where the node's peers reach it; "" while it takes no part.
 func (p *peering) address() string {

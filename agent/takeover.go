@@ -135,7 +135,7 @@ func (a *Agent) tellKeeper() {
 	}
 	for _, name := range a.view.Peers() {
 		said := a.view.Witness[name]
-		w.Peers[name] = ha.Peer{Live: a.view.Live[name], Heard: said.Heard, Lost: said.Lost, Revision: said.Revision, Uplinks: a.view.Nodes[name].Uplinks}
+		w.Peers[name] = ha.Peer{Live: a.view.Live[name], Gossip: a.peering.alive(name), Heard: said.Heard, Lost: said.Lost, Revision: said.Revision, Uplinks: a.view.Nodes[name].Uplinks}
 		if port := plan.SessionPort(a.view, &a.facts, name); port != "" {
 			i := snap.Interfaces[port]
 			w.sessions[name] = session{port: port, up: i != nil && i.BFDUp}

@@ -59,6 +59,8 @@ type Gossip struct {
 
 	mu    sync.Mutex
 	alive map[string]bool
+	// closed: so is changes.
+	closed bool
 }
 
 // Start takes part until Close.
@@ -113,6 +115,12 @@ func (g *Gossip) Close() {
 	if err := g.members.Shutdown(); err != nil {
 		g.o.Log.Warn("end of gossip", "error", err)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.closed = true
+		close(g.changes)
+	}
 }
 
 // Addr is where it listens.
@@ -126,7 +134,7 @@ func (g *Gossip) Alive(node string) (alive, known bool) {
 	return alive, known
 }
 
-// Changes gets a value, of which several may be one, after a node has come or gone.
+// Changes gets a value, of which several may be one, after a node has come or gone. Close closes it.
 func (g *Gossip) Changes() <-chan struct{} { return g.changes }
 
 // Rekey takes over the keys as they are now.
@@ -198,6 +206,10 @@ func (g *Gossip) set(node string, alive bool) {
 		return
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
 	if g.alive[node] = alive; len(g.alive) > maxDead {
 		for name, up := range g.alive {
 			if !up && name != node {
@@ -205,7 +217,6 @@ func (g *Gossip) set(node string, alive bool) {
 			}
 		}
 	}
-	g.mu.Unlock()
 	g.o.Log.Info("gossip", "node", node, "alive", alive)
 	select {
 	case g.changes <- struct{}{}:

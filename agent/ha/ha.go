@@ -70,6 +70,9 @@ type Router struct {
 type Peer struct {
 	// Live: its lease exists.
 	Live bool
+	// Gossip: it was heard of lately by way of gossip. That keeps a node that only the store has lost from being taken for
+	// gone where no session tells; it says nothing else.
+	Gossip bool
 	// Heard and Lost are the nodes that it hears and those that it has lost, as it wrote at Revision of the store.
 	Heard, Lost map[string]bool
 	Revision    int64
@@ -228,13 +231,13 @@ func (m *Machine) noteSigns(now time.Time, routers map[string]Router) {
 
 func (m *Machine) noteGone(now time.Time) {
 	for name, p := range m.world.Peers {
-		if _, noted := m.gone[name]; !p.Live && !noted {
+		if _, noted := m.gone[name]; !p.Live && !p.Gossip && !noted {
 			m.gone[name] = now
 		}
 	}
 	maps.DeleteFunc(m.gone, func(name string, _ time.Time) bool {
 		p, ok := m.world.Peers[name]
-		return !ok || p.Live
+		return !ok || p.Live || p.Gossip
 	})
 }
 

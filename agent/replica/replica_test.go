@@ -7,11 +7,13 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/weft-sdn/weft/agent/conntrack"
 	"github.com/weft-sdn/weft/agent/replica"
 )
 
@@ -276,7 +278,7 @@ func (l *lab) many(n int) {
 		}
 		defer c.Close()
 		for i := range n {
-			if _, err := c.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(outside), Port: 10000 + i}); err != nil {
+			if _, err := c.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(outside), Port: 10000 + i}); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
 				return err
 			}
 		}
@@ -432,4 +434,61 @@ func TestAnIdleStandbyCostsLittleMemory(t *testing.T) {
 	if n := runtime.NumGoroutine() - goroutines; n > routers+10 {
 		t.Errorf("%d goroutines more", n)
 	}
+}
+
+// How fast everything of a busy router reaches a standby, and what it costs there: see the log.
+func TestAFullSetOfManyConnectionsArrivesWhole(t *testing.T) {
+	l := newLab(t)
+	const n = 30000
+	for range n / 3000 {
+		l.many(3000)
+	}
+	have := l.count(l.a)
+	l.start()
+	began := time.Now()
+	l.synced()
+	took := time.Since(began)
+	s := l.nodeB.Stats()
+	t.Logf("%d connections in %v; %.1f µs of the standby each, %.1f bytes on the wire",
+		have, took.Round(time.Millisecond), float64(s.ApplyNanoseconds)/1000/float64(have), float64(l.nodeA.Stats().SentBytes)/float64(have))
+	if got := l.count(l.b); got != have || have < n*9/10 {
+		t.Errorf("%d of %d", got, have)
+	}
+}
+
+func (l *lab) count(ns string) int {
+	l.t.Helper()
+	n := 0
+	if err := l.ns.Run(ns, func() error {
+		table, err := conntrack.Open()
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		n, err = table.Count()
+		return err
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	return n
+}
+
+// How long after a connection was made a flush has it on the standby: what a hand-over waits for while nothing passes.
+func TestAFlushTakesMilliseconds(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.synced()
+	var worst, sum time.Duration
+	const rounds = 50
+	for range rounds {
+		l.many(20)
+		began := time.Now()
+		l.flush(l.nodeA)
+		took := time.Since(began)
+		worst, sum = max(worst, took), sum+took
+		if want, got := l.count(l.a), l.count(l.b); got != want {
+			t.Fatalf("%d of %d", got, want)
+		}
+	}
+	t.Logf("mean %v, worst %v of %d", (sum / rounds).Round(time.Microsecond), worst.Round(time.Microsecond), rounds)
 }
