@@ -135,7 +135,7 @@ func TestNetworks(t *testing.T) {
 	type r = row[*weftv1.Network]
 	check(t, network, model.NetworkFrom, append([]r{
 		{"vlan", segment(vlan, "tenant", 1998), nil},
-		{"eight DHCP servers of a pool", func(m *weftv1.Network) { m.DhcpServers, m.Pool = 8, "edge_1.a" }, nil},
+		{"eight DHCP servers of a pool", func(m *weftv1.Network) { m.DhcpServers, m.Pool = 8, "edge-1.a" }, nil},
 		{"nine DHCP servers", func(m *weftv1.Network) { m.DhcpServers = 9 }, bad("dhcp_servers")},
 		{"a bad pool", func(m *weftv1.Network) { m.Pool = "-" }, bad("pool")},
 		{"the first vlan", segment(vlan, "tenant", 1), nil},

@@ -76,8 +76,8 @@ func ValidNodeName(s string) bool { return len(s) <= 63 && validDomain(s) }
 // ValidPhysicalNetwork reports whether s can name a physical network.
 func ValidPhysicalNetwork(s string) bool { return physnetPattern.MatchString(s) }
 
-// ValidPool reports whether s can name a pool of network nodes.
-func ValidPool(s string) bool { return physnetPattern.MatchString(s) }
+// ValidPool reports whether s can name a pool of network nodes: what can name a node can.
+func ValidPool(s string) bool { return ValidNodeName(s) }
 
 func validDomain(s string) bool {
 	if len(s) > 253 {
@@ -138,7 +138,7 @@ func (c *checker) nodes(field string, n int32, pool string) {
 		c.addf(field, "%d is not in 0..%d", n, MaxNodes)
 	}
 	if pool != "" && !ValidPool(pool) {
-		c.addf("pool", "%q must be 1 to 64 letters, digits or any of _ . -", pool)
+		c.addf("pool", "%q can't name a pool (letters, digits, '-' and '.', at most 63)", pool)
 	}
 }
 
