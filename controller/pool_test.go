@@ -300,7 +300,7 @@ func TestRebalancingIsShownAndThenWishedFor(t *testing.T) {
 		return len(resp.Kvs)
 	}
 	dry := rebalance(true)
-	if len(dry) != 3 || wishes() != 0 { // DHCP of net1 counts too: 6 on net1
+	if len(dry) != 2 || wishes() != 0 {
 		t.Errorf("dry run: %v, %d wishes", dry, wishes())
 	}
 	if done := rebalance(false); len(done) != len(dry) || wishes() != len(dry) {

@@ -24,7 +24,7 @@ type Move struct {
 	Reason string
 }
 
-// Rebalance works out the moves of active routers that even out what keeps the nodes of each pool busy: few of them, at
+// Rebalance works out the moves of active routers that even out how many the nodes of each pool have: few of them, at
 // most as many as limit says, rather to a node that is a standby already, each router at most once. From a pool whose
 // busiest node has at most one router more than its idlest nothing is moved. Nodes that can't take anything new get
 // nothing, and those that leave are not emptied: that is a drain. Neither the order of nodes nor that of routers matters.
@@ -43,8 +43,8 @@ func Rebalance(nodes []Node, routers []Placed, limit int) []Move {
 
 // balance is the state between two moves.
 type balance struct {
-	nodes  []Node // those that take part, by name
-	work   map[string]int
+	nodes  []Node              // those that take part, by name
+	work   map[string]int      // by node: how many routers are active there
 	active map[string][]Placed // by node: those that have not been moved
 }
 
@@ -53,7 +53,7 @@ func newBalance(nodes []Node, routers []Placed) *balance {
 	for _, n := range nodes {
 		if n.Network && n.Alive && !n.Cordoned && !n.Draining {
 			b.nodes = append(b.nodes, n)
-			b.work[n.Name] = n.Load.work()
+			b.work[n.Name] = n.Load.Active
 		}
 	}
 	slices.SortFunc(b.nodes, func(x, y Node) int { return cmp.Compare(x.Name, y.Name) })
@@ -105,7 +105,7 @@ func (b *balance) between(from, to Node) (best Move, found bool) {
 }
 
 func (b *balance) apply(m *Move) {
-	m.Reason = fmt.Sprintf("rebalance: %s has %d active routers and DHCP services, %s has %d", m.From, b.work[m.From], m.To, b.work[m.To])
+	m.Reason = fmt.Sprintf("rebalance: %s has %d active routers, %s has %d", m.From, b.work[m.From], m.To, b.work[m.To])
 	b.work[m.From]--
 	b.work[m.To]++
 	b.active[m.From] = slices.DeleteFunc(b.active[m.From], func(r Placed) bool { return r.ID == m.Router })

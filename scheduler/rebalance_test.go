@@ -32,14 +32,14 @@ func drawPlaced(t *rapid.T, nodes []scheduler.Node) []scheduler.Placed {
 	return out
 }
 
-// work is what keeps the nodes of a pool that take part busy, after some moves.
+// work is how many routers are active on the nodes of a pool that take part, after some moves.
 func work(nodes []scheduler.Node, pool string, moves []scheduler.Move) []int {
 	var out []int
 	for _, n := range nodes {
 		if n.Pool != pool || !n.Alive || !n.Network || n.Cordoned || n.Draining {
 			continue
 		}
-		busy := n.Load.Active + n.Load.DHCP
+		busy := n.Load.Active
 		for _, m := range moves {
 			if m.From == n.Name {
 				busy--
@@ -146,8 +146,8 @@ func TestRebalancingPrefersStandbys(t *testing.T) {
 	}
 	nodes[0].Load.Active = 3
 	want := []scheduler.Move{
-		{Router: "r0", From: "n0", To: "n1", Standby: true, Reason: "rebalance: n0 has 3 active routers and DHCP services, n1 has 0"},
-		{Router: "r2", From: "n0", To: "n2", Standby: true, Reason: "rebalance: n0 has 2 active routers and DHCP services, n2 has 0"},
+		{Router: "r0", From: "n0", To: "n1", Standby: true, Reason: "rebalance: n0 has 3 active routers, n1 has 0"},
+		{Router: "r2", From: "n0", To: "n2", Standby: true, Reason: "rebalance: n0 has 2 active routers, n2 has 0"},
 	}
 	if diff := cmp.Diff(want, scheduler.Rebalance(nodes, routers, 10)); diff != "" {
 		t.Error(diff)

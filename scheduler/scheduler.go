@@ -73,8 +73,6 @@ type Load struct {
 	Active, Standby, DHCP int
 }
 
-// work is what keeps a node busy now, total what it might be.
-func (l Load) work() int  { return l.Active + l.DHCP }
 func (l Load) total() int { return l.Active + l.Standby + l.DHCP }
 
 // Uplink is a node's way to a physical network.
@@ -145,8 +143,8 @@ func (e *NoneError) Error() string {
 }
 
 // Place chooses the nodes for a request. Nodes that hold the object and can stay do, in their order. Of the others, one in
-// a zone that the plan does not have yet goes first, then one without problems, then the least loaded, and among equals a
-// hash of request and node decides, so that many requests spread. The order of nodes does not matter; their names must
+// a zone that the plan does not have yet goes first, then one without problems, then the least loaded (with the same kind of
+// thing, then with all), and among equals a hash of request and node decides, so that many requests spread. The order of nodes does not matter; their names must
 // differ. The error is a *NoneError.
 func Place(req Request, nodes []Node) (Plan, error) {
 	p := newPlacement(req, nodes)
@@ -330,7 +328,7 @@ func (p *placement) compare(a, b Node, plan []Node) int {
 	return cmp.Or(
 		cmp.Compare(p.sameZone(a, plan), p.sameZone(b, plan)),
 		cmp.Compare(min(len(a.Problems), 1), min(len(b.Problems), 1)),
-		p.compareLoad(a.Load, b.Load, len(plan) == 0 || p.req.Kind == DHCP),
+		p.compareLoad(a.Load, b.Load, len(plan) == 0),
 		cmp.Compare(score(p.req.What, a.Name), score(p.req.What, b.Name)),
 		cmp.Compare(a.Name, b.Name),
 	)
@@ -346,13 +344,17 @@ func (p *placement) sameZone(n Node, plan []Node) (count int) {
 	return count
 }
 
-// compareLoad looks first at what nodes do if the next one is to do something, else at what they hold.
-func (p *placement) compareLoad(a, b Load, busy bool) int {
-	work, total := cmp.Compare(a.work(), b.work()), cmp.Compare(a.total(), b.total())
-	if busy {
-		return cmp.Or(work, total)
+// compareLoad looks first at what nodes have of the same: networks served, routers active, if the next one is to be that, or
+// held; then at all that they have.
+func (p *placement) compareLoad(a, b Load, active bool) int {
+	same := cmp.Compare(a.Active+a.Standby, b.Active+b.Standby)
+	switch {
+	case p.req.Kind == DHCP:
+		same = cmp.Compare(a.DHCP, b.DHCP)
+	case active:
+		same = cmp.Compare(a.Active, b.Active)
 	}
-	return cmp.Or(total, work)
+	return cmp.Or(same, cmp.Compare(a.total(), b.total()))
 }
 
 // rejections is why each node that is not in the plan can't be; pool is "" when there is none.

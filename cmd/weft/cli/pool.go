@@ -41,9 +41,9 @@ func (a *app) poolCmd() *cobra.Command {
 	return group(cmd)
 }
 
-const rebalanceLong = `Move a few active routers from nodes that do much to nodes that do little, without loss: the new node is made ready
-first. Nodes whose numbers of active routers and DHCP services differ by no more than one are left alone. Prints the moves; they are
-made one after the other by the leading controller.`
+const rebalanceLong = `Move a few active routers from nodes that have many to nodes that have few, without loss: the new node is made ready
+first. Nodes whose numbers of active routers differ by no more than one are left alone. Prints the moves, which the leading
+controller then makes.`
 
 func (a *app) rebalanceCmd() *cobra.Command {
 	req := &weftv1.RebalanceRequest{}
