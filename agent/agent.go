@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,9 +91,10 @@ type Agent struct {
 	suspected map[string]bool
 
 	takeover takeover
-	made     chan map[string]string // devices that workers have made, with their identities
-	devices  map[string]string      // the same, as far as the plan still has them
-	renewing map[string]bool        // devices that OVS is to let go of
+	seen     *atomic.Pointer[ovs.Snapshot] // OVSDB as the loop last looked at it
+	made     chan map[string]string        // devices that workers have made, with their identities
+	devices  map[string]string             // the same, as far as the plan still has them
+	renewing map[string]bool               // devices that OVS is to let go of
 	// post is what goroutines beside the loop have it do.
 	post mailbox
 
@@ -161,7 +163,9 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 		client.Close()
 		return nil, err
 	}
-	services, err := newServices(ctx, o.Config, newSwitching(client, made), o.Log)
+	seen := &atomic.Pointer[ovs.Snapshot]{}
+	seen.Store(client.Snapshot())
+	services, err := newServices(ctx, o.Config, newSwitching(client, seen.Load, made), o.Log)
 	if err != nil {
 		client.Close()
 		return nil, err
@@ -169,10 +173,10 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	a := &Agent{
 		cfg: o.Config, version: o.Version, log: o.Log,
 		mirror: mirror.New(s, mirror.Options{Log: o.Log, Check: schema.Check}), ovs: client, watch: client.Watch(),
-		workers:  newWorkers(ctx, maxBuilds, builders{services.build, services.audit, soon, busy}),
+		workers:  newWorkers(ctx, maxBuilds, builders{build: services.build, audit: services.audit, soon: soon, told: told, busy: busy}),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
+		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
@@ -276,6 +280,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.keep(k)
 		case devices := <-a.made:
 			a.devicesMade(ctx, devices)
+			a.devicesMadeToo(ctx)
 		case o := <-a.workers.results:
 			a.built(o)
 		case exit := <-a.services.dhcp.Exits():
@@ -344,6 +349,7 @@ func (a *Agent) ovsChanged() {
 	if !snap.Connected || !snap.Complete {
 		return
 	}
+	a.seen.Store(snap)
 	if changes.Everything {
 		a.fullOVS, a.ovsHeld, a.ovsRetry = true, time.Time{}, 0
 		a.metrics.resyncs.WithLabelValues("ovsdb").Inc()

@@ -130,7 +130,7 @@ const flowTimeout = 10 * time.Second
 
 // writeTimeout bounds one write of n flows, during which the loop waits: what Open vSwitch takes to carry it out, many times
 // over. When it passes the connection is made anew and everything is synced.
-func writeTimeout(n int) time.Duration { return 2*time.Second + time.Duration(n)*time.Millisecond }
+func writeTimeout(n int) time.Duration { return 4*time.Second + time.Duration(n)*time.Millisecond }
 
 // connect takes over a new connection and writes the whole plan.
 func (b *bridges) connect(c connected, flows []flow.Flow) {

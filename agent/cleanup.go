@@ -22,7 +22,7 @@ func Cleanup(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer client.Close()
-	services, err := newServices(ctx, cfg, newSwitching(client, nil), log)
+	services, err := newServices(ctx, cfg, newSwitching(client, client.Snapshot, nil), log)
 	if err != nil {
 		return err
 	}

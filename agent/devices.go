@@ -27,15 +27,16 @@ type switching struct {
 // deviceKey is the key of an OVS interface's external_ids that holds the identity of the device it was made for.
 const deviceKey = "weft-device"
 
-// newSwitching answers from OVSDB as it is, and says over a channel what has been made.
-func newSwitching(client *ovs.Client, made chan<- map[string]string) switching {
+// newSwitching answers from OVSDB, and says over a channel what has been made. Whether OVS passes a device's frames it
+// takes from the snapshot that seen gives: the loop's last one, after which the loop has whoever waits for OVS tried again.
+func newSwitching(client *ovs.Client, seen func() *ovs.Snapshot, made chan<- map[string]string) switching {
 	return switching{
 		held: func(device string) bool {
 			p := client.Snapshot().Ports[device]
 			return p != nil && p.Owner() != ""
 		},
 		numbered: func(device, identity string) bool {
-			i := client.Snapshot().Interfaces[device]
+			i := seen().Interfaces[device]
 			return i != nil && i.Owner() != "" && i.Type == "" && i.OFPort != 0 && i.ExternalIDs[deviceKey] == identity
 		},
 		made: func(ctx context.Context, devices map[string]string) {
@@ -62,6 +63,18 @@ func (a *Agent) devicesMade(ctx context.Context, devices map[string]string) {
 	}
 	if len(stale) > 0 {
 		a.renewPorts(ctx, stale)
+	}
+}
+
+// devicesMadeToo takes in what else has been made meanwhile: it goes into the same transaction.
+func (a *Agent) devicesMadeToo(ctx context.Context) {
+	for range maxBuilds * 4 {
+		select {
+		case devices := <-a.made:
+			a.devicesMade(ctx, devices)
+		default:
+			return
+		}
 	}
 }
 

@@ -229,8 +229,8 @@ func (a *Agent) reportUnit(u unit) {
 	a.publishUnit(u, now)
 }
 
-// unitPatience is how long a router or DHCP server may wait for OVS before that is an error; workers say every half second
-// that they still do.
+// unitPatience is how long a router or DHCP server may wait for OVS before that is an error; workers say every few
+// seconds that they still do.
 const unitPatience = 3 * time.Second
 
 // devicesRefused says which devices of a unit OVSDB could not have, and why.

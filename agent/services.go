@@ -106,6 +106,9 @@ func soon(err error) bool {
 	return errors.Is(err, errNotNumbered) || errors.Is(err, netns.ErrLinkRemains) || errors.Is(err, dhcp.ErrLinkMissing)
 }
 
+// told reports whether the loop has a unit built again when what its error says has passed: see devicesChanged.
+func told(err error) bool { return errors.Is(err, errNotNumbered) }
+
 // busy reports whether an error tells that another program is in the way.
 func busy(err error) bool { return errors.Is(err, nat.ErrLocked) }
 

@@ -28,6 +28,8 @@ type builders struct {
 	audit func(ctx context.Context, u unit, want any) error
 	// soon reports whether an error only means that something else has to happen first.
 	soon func(error) bool
+	// told reports whether, of such errors, one is followed by a call of again when that has happened.
+	told func(error) bool
 	// busy reports whether an error means that another program is in the way, which passes.
 	busy func(error) bool
 }
@@ -120,9 +122,10 @@ func (w *workers) depth() int {
 	return w.queued
 }
 
-// Pauses between attempts: for something that is about to happen, for another program, and for a host's error.
+// Pauses between attempts: for something that will be told, in case it is not; for something that is about to happen, for another program, and for a host's error.
 const (
-	firstSoon, lastSoon   = 2 * time.Millisecond, 500 * time.Millisecond
+	firstTold, lastTold   = 500 * time.Millisecond, 5 * time.Second
+	firstSoon, lastSoon   = 2 * time.Millisecond, time.Second
 	firstBusy, lastBusy   = 200 * time.Millisecond, 2 * time.Second
 	firstRetry, lastRetry = 200 * time.Millisecond, 30 * time.Second
 )
@@ -170,6 +173,8 @@ func (w *workers) auditable(k *work) bool {
 
 func (w *workers) pause(err error, failures int) time.Duration {
 	switch {
+	case w.told != nil && w.told(err):
+		return min(firstTold<<min(failures, 10), lastTold)
 	case w.soon(err):
 		return min(firstSoon<<min(failures, 10), lastSoon)
 	case w.busy != nil && w.busy(err):

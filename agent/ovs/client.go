@@ -40,6 +40,7 @@ type Client struct {
 	session  *session   // nil while disconnected
 	version  uint64     // grows with every change seen
 	built    uint64     // the version that snapshot was built from
+	builder  builder
 	snapshot *Snapshot
 	watches  map[*Watch]struct{}
 	bump     chan struct{} // closed and replaced when version grows
@@ -161,7 +162,7 @@ func (c *Client) changed(s *session, k kind, name string) {
 // current is the up-to-date snapshot. The caller holds mu.
 func (c *Client) current() *Snapshot {
 	if c.session != nil && c.built != c.version {
-		c.snapshot, c.built = buildSnapshot(c.session.tables()), c.version
+		c.snapshot, c.built = c.builder.build(c.session.tables()), c.version
 	}
 	return c.snapshot
 }

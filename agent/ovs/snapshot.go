@@ -39,6 +39,7 @@ type Bridge struct {
 	Ports        []string // names, sorted; the bridge's own port included
 
 	uuid string
+	row  *bridgeRow
 }
 
 // Owner is weft's mark, or "" for somebody else's bridge.
@@ -53,6 +54,7 @@ type Port struct {
 	Interfaces  []string // names, sorted; more than one is a bond
 
 	uuid string
+	row  *portRow
 }
 
 // Owner is weft's mark, or "" for somebody else's port.
@@ -80,6 +82,7 @@ type Interface struct {
 	BFDUp bool
 
 	uuid string
+	row  *interfaceRow
 }
 
 // Owner is weft's mark, or "" for somebody else's interface.
@@ -120,33 +123,115 @@ type tables struct {
 	interfaces map[string]*interfaceRow
 }
 
-func buildSnapshot(t tables) *Snapshot {
+// builder makes snapshots and keeps what it made of each row: of thousands, one changes, and the library replaces a row that
+// does. The zero builder is ready. Not safe for concurrent use.
+type builder struct {
+	interfaces map[string]*Interface // by UUID, like the next two
+	ports      map[string]*Port
+	bridges    map[string]*Bridge
+}
+
+// place is where a port or interface is.
+type place struct {
+	port, bridge string
+}
+
+func (b *builder) build(t tables) *Snapshot {
 	s := &Snapshot{
 		Connected: true, Complete: true,
 		Bridges:    make(map[string]*Bridge, len(t.bridges)),
 		Ports:      make(map[string]*Port, len(t.ports)),
 		Interfaces: make(map[string]*Interface, len(t.interfaces)),
 	}
+	next := builder{
+		interfaces: make(map[string]*Interface, len(t.interfaces)),
+		ports:      make(map[string]*Port, len(t.ports)), bridges: make(map[string]*Bridge, len(t.bridges)),
+	}
 	for uuid, r := range t.root {
 		s.root, s.NextCfg, s.CurCfg, s.Version = uuid, r.NextCfg, r.CurCfg, deref(r.Version)
 	}
-	for uuid, r := range t.interfaces {
-		s.Interfaces[r.Name] = r.export(uuid)
-	}
-	for uuid, r := range t.ports {
-		s.Ports[r.Name] = r.export(uuid)
-		s.linkInterfaces(t, r)
-	}
+	ofPort := make(map[string]string, len(t.ports)) // port's UUID -> name of its bridge
 	for uuid, r := range t.bridges {
-		s.Bridges[r.Name] = r.export(uuid)
-		s.linkPorts(t, r)
+		next.bridges[uuid] = b.bridge(uuid, r, t)
+		s.Bridges[r.Name] = next.bridges[uuid]
+		for _, port := range r.Ports {
+			ofPort[port] = r.Name
+		}
 	}
+	ofInterface := make(map[string]place, len(t.interfaces))
+	for uuid, r := range t.ports {
+		next.ports[uuid] = b.port(uuid, r, ofPort[uuid], t)
+		s.Ports[r.Name] = next.ports[uuid]
+		for _, i := range r.Interfaces {
+			ofInterface[i] = place{r.Name, ofPort[uuid]}
+		}
+	}
+	for uuid, r := range t.interfaces {
+		next.interfaces[uuid] = b.iface(uuid, r, ofInterface[uuid])
+		s.Interfaces[r.Name] = next.interfaces[uuid]
+	}
+	*b = next
 	return s
+}
+
+func (b *builder) iface(uuid string, r *interfaceRow, at place) *Interface {
+	have := b.interfaces[uuid]
+	if have != nil && have.row == r && have.Port == at.port && have.Bridge == at.bridge {
+		return have
+	}
+	i := r.export(uuid)
+	i.Port, i.Bridge = at.port, at.bridge
+	return i
+}
+
+// port makes a port with the names of those of its interfaces that have been seen.
+func (b *builder) port(uuid string, r *portRow, bridge string, t tables) *Port {
+	seen := 0
+	for _, i := range r.Interfaces {
+		if t.interfaces[i] != nil {
+			seen++
+		}
+	}
+	have := b.ports[uuid]
+	if have != nil && have.row == r && have.Bridge == bridge && len(have.Interfaces) == seen {
+		return have
+	}
+	p := r.export(uuid)
+	p.Bridge = bridge
+	for _, i := range r.Interfaces {
+		if row := t.interfaces[i]; row != nil {
+			p.Interfaces = append(p.Interfaces, row.Name)
+		}
+	}
+	slices.Sort(p.Interfaces)
+	return p
+}
+
+// bridge makes a bridge with the names of those of its ports that have been seen.
+func (b *builder) bridge(uuid string, r *bridgeRow, t tables) *Bridge {
+	seen := 0
+	for _, p := range r.Ports {
+		if t.ports[p] != nil {
+			seen++
+		}
+	}
+	have := b.bridges[uuid]
+	if have != nil && have.row == r && len(have.Ports) == seen {
+		return have
+	}
+	out := r.export(uuid)
+	for _, p := range r.Ports {
+		if row := t.ports[p]; row != nil {
+			out.Ports = append(out.Ports, row.Name)
+		}
+	}
+	slices.Sort(out.Ports)
+	return out
 }
 
 func (r *interfaceRow) export(uuid string) *Interface {
 	i := &Interface{
-		uuid: uuid, Name: r.Name, Type: r.Type, Options: r.Options, ExternalIDs: r.ExternalIDs,
+		row: r, uuid: uuid, Name: r.Name, Type: r.Type, Options: r.Options, ExternalIDs: r.ExternalIDs,
 		MAC: deref(r.MAC), MACInUse: deref(r.MACInUse), LinkState: deref(r.LinkState), AdminState: deref(r.AdminState),
 		Error: deref(r.Error), BFD: r.BFD, BFDUp: r.BFDStatus["state"] == "up",
 	}
@@ -158,42 +243,14 @@ func (r *interfaceRow) export(uuid string) *Interface {
 }
 
 func (r *portRow) export(uuid string) *Port {
-	return &Port{uuid: uuid, Name: r.Name, Tag: uint16(deref(r.Tag)), ExternalIDs: r.ExternalIDs}
+	return &Port{row: r, uuid: uuid, Name: r.Name, Tag: uint16(deref(r.Tag)), ExternalIDs: r.ExternalIDs}
 }
 
 func (r *bridgeRow) export(uuid string) *Bridge {
 	return &Bridge{
-		uuid: uuid, Name: r.Name, DatapathType: r.DatapathType, FailMode: deref(r.FailMode),
+		row: r, uuid: uuid, Name: r.Name, DatapathType: r.DatapathType, FailMode: deref(r.FailMode),
 		Protocols: slices.Sorted(slices.Values(r.Protocols)), ExternalIDs: r.ExternalIDs,
 	}
-}
-
-func (s *Snapshot) linkInterfaces(t tables, r *portRow) {
-	p := s.Ports[r.Name]
-	for _, uuid := range r.Interfaces {
-		if i, ok := t.interfaces[uuid]; ok {
-			p.Interfaces = append(p.Interfaces, i.Name)
-			s.Interfaces[i.Name].Port = r.Name
-		}
-	}
-	slices.Sort(p.Interfaces)
-}
-
-func (s *Snapshot) linkPorts(t tables, r *bridgeRow) {
-	b := s.Bridges[r.Name]
-	for _, uuid := range r.Ports {
-		row, ok := t.ports[uuid]
-		if !ok {
-			continue
-		}
-		b.Ports = append(b.Ports, row.Name)
-		p := s.Ports[row.Name]
-		p.Bridge = r.Name
-		for _, name := range p.Interfaces {
-			s.Interfaces[name].Bridge = r.Name
-		}
-	}
-	slices.Sort(b.Ports)
 }
 
 func deref[T any](p *T) T {
