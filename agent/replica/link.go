@@ -26,6 +26,9 @@ const (
 	syncPause    = 20 * time.Millisecond // between looks whether a full set has gone
 )
 
+// overflowPause is how long after a peer did not keep up it gets everything.
+const overflowPause = 2 * time.Second
+
 // maxWants bounds what a peer may want.
 const maxWants = 1 << 16
 
@@ -37,7 +40,6 @@ type link struct {
 	address string
 	ctx     context.Context //nolint:containedctx // the link's life
 	stop    context.CancelFunc
-	done    chan struct{}
 	wake    chan struct{} // something to write
 	hurry   chan struct{} // and at once
 
@@ -75,7 +77,7 @@ type due struct {
 func newLink(r *Replicator, node, address string) *link {
 	ctx, stop := context.WithCancel(r.ctx)
 	l := &link{
-		r: r, node: node, address: address, ctx: ctx, stop: stop, done: make(chan struct{}),
+		r: r, node: node, address: address, ctx: ctx, stop: stop,
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 	}
 	l.reset(nil)
@@ -98,11 +100,6 @@ func (l *link) announce() {
 		close(l.changed)
 	}
 	l.changed = make(chan struct{})
-}
-
-func (l *link) close() {
-	l.stop()
-	<-l.done
 }
 
 // drop ends the present connection.
@@ -146,7 +143,7 @@ func (l *link) enqueue(s *source, changes []byte) {
 	}
 	if l.bytes+len(changes) > l.r.o.Queue {
 		l.r.n.overflows.Add(1)
-		l.owe(s, time.Now().Add(lostPause))
+		l.owe(s, time.Now().Add(overflowPause))
 		return
 	}
 	p := l.pending[s.id]
@@ -259,7 +256,6 @@ func await(ctx context.Context, c <-chan struct{}) error {
 
 // run keeps a connection up.
 func (l *link) run() {
-	defer close(l.done)
 	pause := firstRedial
 	for l.ctx.Err() == nil {
 		began := time.Now()

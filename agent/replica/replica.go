@@ -255,7 +255,7 @@ func (r *Replicator) set(id string, a Assignment) {
 		now.sink.raise(a.Epoch, old != nil && old.Epoch > a.Epoch)
 	}
 	r.subscribe(now)
-	ended = append(ended, r.relink()...)
+	r.relink()
 	inbound := r.inboundOf(now)
 	r.mu.Unlock()
 	for _, end := range ended {
@@ -333,9 +333,9 @@ func (r *Replicator) subscribe(now *router) {
 	}
 }
 
-// relink dials the peers of the routers that the node forwards for, and returns how to end the connections to others.
-// Called with the lock.
-func (r *Replicator) relink() []func() {
+// relink dials the peers of the routers that the node forwards for, and has the connections to others end. Called with the
+// lock.
+func (r *Replicator) relink() {
 	wanted := map[string]string{}
 	for _, x := range r.routers {
 		for node, address := range x.Peers {
@@ -344,11 +344,10 @@ func (r *Replicator) relink() []func() {
 			}
 		}
 	}
-	var ended []func()
 	for node, l := range r.links {
 		if wanted[node] != l.address {
 			delete(r.links, node)
-			ended = append(ended, l.close)
+			l.stop()
 		}
 	}
 	for node, address := range wanted {
@@ -358,7 +357,6 @@ func (r *Replicator) relink() []func() {
 			r.wg.Go(l.run)
 		}
 	}
-	return ended
 }
 
 // unlinked ends the sources that nobody wants any more. Called when a connection has ended.

@@ -24,6 +24,9 @@ type source struct {
 	to atomic.Pointer[[]*link]
 	// out are the changes of one read.
 	out []byte
+	// lostAt is when events were last lost, pause how long everything waits then to be read anew.
+	lostAt time.Time
+	pause  time.Duration
 
 	mu     sync.Mutex
 	events *conntrack.Events // nil until open
@@ -159,8 +162,22 @@ func (s *source) resync(after time.Duration) {
 	}
 }
 
-// lostPause is how long after losing events everything is read anew: it costs more than the events did.
-const lostPause = 500 * time.Millisecond
+// After losing events everything is read anew, which costs more than the events did: at first after lostPause, and twice as
+// late each time that it happens again soon.
+const lostPause = 250 * time.Millisecond
+
+// lose has everything read anew.
+func (s *source) lose() {
+	s.r.n.lost.Add(1)
+	now := time.Now()
+	if now.Sub(s.lostAt) > 2*s.r.o.Refresh {
+		s.pause = lostPause
+	}
+	s.resync(s.pause)
+	if now.Sub(s.lostAt) > s.pause {
+		s.lostAt, s.pause = now, min(2*s.pause, s.r.o.Refresh)
+	}
+}
 
 // read hands events on until the socket fails or is closed.
 func (s *source) read() error {
@@ -174,8 +191,7 @@ func (s *source) read() error {
 		s.hand()
 		switch {
 		case errors.Is(err, conntrack.ErrLost):
-			s.r.n.lost.Add(1)
-			s.resync(lostPause)
+			s.lose()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if err := s.drained(); err != nil {
 				return err
