@@ -39,6 +39,7 @@ type options struct {
 	json string
 	n    int
 	bin  string
+	name string
 	// list has the figures printed instead of measured.
 	list bool
 }
@@ -51,6 +52,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.json, "json", "", "write the figures to this file too")
 	flags.IntVar(&o.n, "n", 10, "repetitions; long ones are repeated less often")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of the binaries")
+	flags.StringVar(&o.name, "name", "bench", "what the names of the labs begin with: two runs on one machine need two")
 	flags.BoolVar(&o.list, "list", false, "list the figures and what lies between their clock reads")
 	if err := flags.Parse(args); err != nil {
 		return o, err

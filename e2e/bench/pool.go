@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
@@ -163,30 +164,51 @@ func (b *bench) held(ctx context.Context, node string) ([]*way, error) {
 	return slices.DeleteFunc(slices.Clone(b.pool.ways), func(w *way) bool { return holders[w.router.GetId()] != node }), err
 }
 
+// gathering bounds the moves of all routers to one node.
+const gathering = 2 * time.Minute
+
 // gather moves all routers to one node, which may be the only one that holds any.
 func (b *bench) gather(ctx context.Context, node string) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
-	for _, w := range b.pool.ways {
-		r, err := b.GetRouter(ctx, &weftv1.GetRouterRequest{Id: w.router.GetId()})
+	deadline, cancel := context.WithTimeout(ctx, gathering)
+	defer cancel()
+	for {
+		left, err := b.send(deadline, node)
 		if err != nil {
-			return fmt.Errorf("get a router: %w", err)
+			return err
 		}
-		if r.GetActiveNode() == node {
-			continue
+		if left == 0 {
+			return b.ready(ctx)
 		}
-		if _, err := b.MoveRouter(ctx, &weftv1.MoveRouterRequest{Id: r.GetId(), Node: node}); err != nil {
-			return fmt.Errorf("move router %s to %s: %w", r.GetName(), node, err)
+		// A node that does not answer for a moment, on a busy machine, loses routers again; so they are sent again.
+		_ = within(deadline, 5*time.Second, "all routers are on "+node, func() (bool, error) {
+			held, err := b.held(deadline, node)
+			return err == nil && len(held) == len(b.pool.ways), err
+		})
+		if deadline.Err() != nil {
+			return fmt.Errorf("%d of %d routers are not on %s after %s", left, len(b.pool.ways), node, gathering)
 		}
 	}
-	if err := until(ctx, "all routers are on "+node, func() (bool, error) {
-		held, err := b.held(ctx, node)
-		return err == nil && len(held) == len(b.pool.ways), errors.Join(err, fmt.Errorf("%d of %d are", len(held), len(b.pool.ways)))
-	}); err != nil {
-		return err
+}
+
+// send asks for the routers that are not on a node to be moved there, and returns how many those are.
+func (b *bench) send(ctx context.Context, node string) (int, error) {
+	routers, err := b.routersOf(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return b.ready(ctx)
+	left := 0
+	for _, w := range b.pool.ways {
+		if r := routers[w.router.GetId()]; r.GetActiveNode() != node {
+			left++
+			if _, err := b.MoveRouter(ctx, &weftv1.MoveRouterRequest{Id: r.GetId(), Node: node}); err != nil {
+				return left, fmt.Errorf("move router %s to %s: %w", r.GetName(), node, err)
+			}
+		}
+	}
+	return left, nil
 }
 
 // etcd is a client of the lab's store, by the first member; the caller closes it.

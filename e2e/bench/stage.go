@@ -14,6 +14,7 @@ import (
 
 // stage is a lab, and what is measured in it.
 type stage struct {
+	// lab ends the lab's name.
 	lab string
 	// shape changes the default lab; nil leaves it.
 	shape func(*lab.Options)
@@ -26,11 +27,11 @@ type stage struct {
 // stages are all of them. In the first, what fills the fleet comes last.
 func stages() []stage {
 	return []stage{
-		{lab: "bench", measurements: slices.Concat(wiring(), routing(), addressing(), streams(), restarts(), rates(), scale())},
-		{lab: "bench-ha", shape: poolShape, prepare: preparePool, measurements: slices.Concat(failovers(), drains(), outages())},
-		{lab: "bench-ovs", shape: switchShape, measurements: switchRestarts()},
-		{lab: "bench-standby", shape: standbyShape, measurements: standbys()},
-		{lab: "bench-cold", shape: coldShape, measurements: coldStarts()},
+		{measurements: slices.Concat(wiring(), routing(), addressing(), streams(), restarts(), rates(), scale())},
+		{lab: "-ha", shape: poolShape, prepare: preparePool, measurements: slices.Concat(failovers(), drains(), outages())},
+		{lab: "-ovs", shape: switchShape, measurements: switchRestarts()},
+		{lab: "-standby", shape: standbyShape, measurements: standbys()},
+		{lab: "-cold", shape: coldShape, measurements: coldStarts()},
 	}
 }
 
@@ -60,7 +61,7 @@ const preparation = 4 * time.Minute
 // run brings the stage's lab up, measures, and takes the lab down whatever happens.
 func (s stage) run(ctx context.Context, o options, out io.Writer) (results []result, err error) {
 	labOptions := lab.Defaults()
-	labOptions.Name, labOptions.Bin = s.lab, o.bin
+	labOptions.Name, labOptions.Bin = o.name+s.lab, o.bin
 	if s.shape != nil {
 		s.shape(&labOptions)
 	}
@@ -82,7 +83,7 @@ func (s stage) run(ctx context.Context, o options, out io.Writer) (results []res
 		preparing, cancel := context.WithTimeout(ctx, preparation)
 		defer cancel()
 		if err := s.prepare(preparing, b); err != nil {
-			return nil, fmt.Errorf("prepare lab %s: %w", s.lab, err)
+			return nil, fmt.Errorf("prepare lab %s: %w", labOptions.Name, err)
 		}
 		fmt.Fprintf(out, "== prepared in %s\n", time.Since(began).Round(100*time.Millisecond))
 	}
