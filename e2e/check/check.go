@@ -75,10 +75,16 @@ const pace = 500 * time.Millisecond
 // Await looks again until nothing is found, for as long as patience, and returns what the last look found. An error that
 // is still there at the end is returned too: a store that was away may come back meanwhile.
 func Await(ctx context.Context, l *lab.Lab, patience time.Duration) ([]Finding, error) {
+	return Follow(ctx, l, patience, func([]Finding, error) {})
+}
+
+// Follow is Await with a function that is told of each look's outcome, for who wants to know what took its time.
+func Follow(ctx context.Context, l *lab.Lab, patience time.Duration, each func([]Finding, error)) ([]Finding, error) {
 	over := time.NewTimer(patience)
 	defer over.Stop()
 	for {
 		found, err := Run(ctx, l)
+		each(found, err)
 		if err == nil && len(found) == 0 {
 			return nil, nil
 		}

@@ -38,6 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	bin := flags.String("bin", "bin", "folder of the binaries")
 	name := flags.String("lab", "faults", "name of the lab to bring up")
 	jsonFile := flags.String("json", "", "write the rows to this file too")
+	earlier := flags.String("add", "", "the rows of an earlier run, from its --json file, come first")
 	update := flags.String("update", "", "write the table into this document")
 	dump := flags.String("dump", "", "write the lab's state after the first case that is not right to this file")
 	if err := flags.Parse(args); err != nil {
@@ -65,10 +66,27 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		defer file.Close()
 		o.Dump = file
 	}
+	before, err := load(*earlier)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	rows, err := faults.Run(ctx, o)
+	rows = append(before, rows...)
 	fmt.Fprintf(out, "\n%s\n== %d cases in %s\n", faults.Table(rows), len(rows), time.Since(began).Round(time.Second))
 	return errors.Join(err, keep(rows, *jsonFile, *update), verdict(rows))
+}
+
+// load reads the rows of an earlier run; none when there is no such file to be read.
+func load(jsonFile string) (rows []faults.Row, err error) {
+	if jsonFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(jsonFile)
+	if err != nil {
+		return nil, err
+	}
+	return rows, json.Unmarshal(text, &rows)
 }
 
 // keep writes the rows where they are wanted.

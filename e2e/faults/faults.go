@@ -43,6 +43,7 @@ type Row struct {
 	Lost    map[string]Loss `json:"lost"` // by flow
 	Changes Changes         `json:"changes"`
 	Clean   time.Duration   `json:"clean_ns"` // from its end until the audit found nothing
+	Last    string          `json:"last"`     // what it found the last time it did, if that took its time
 	Wrong   []string        `json:"wrong,omitempty"`
 }
 
@@ -118,7 +119,11 @@ func (w *world) run(ctx context.Context, c Case, o Options) (Row, error) {
 		row.Wrong = append(row.Wrong, err.Error())
 	}
 	err = w.sweep(ctx)
-	found, auditErr := check.Await(ctx, w.Lab, o.Patience)
+	found, auditErr := check.Follow(ctx, w.Lab, o.Patience, func(found []check.Finding, err error) {
+		if since := time.Since(ended); since > slow && (err != nil || len(found) > 0) {
+			row.Last = fmt.Sprintf("%v %s", err, list(found))
+		}
+	})
 	row.Clean = time.Since(ended)
 	if err = errors.Join(err, auditErr); err != nil || len(found) > 0 {
 		row.Wrong = append(row.Wrong, fmt.Sprintf("not right after %s: %v %s", o.Patience, err, list(found)))
@@ -126,6 +131,9 @@ func (w *world) run(ctx context.Context, c Case, o Options) (Row, error) {
 	w.count(c, runs, &row)
 	return row, nil
 }
+
+// slow is how long all may take to come right without anybody's wondering what took so long.
+const slow = 5 * time.Second
 
 var errNotClean = errors.New("the audit finds something")
 
@@ -233,6 +241,9 @@ func (r Row) String() string {
 	}
 	if r.Seen != "" {
 		out += "; seen: " + r.Seen
+	}
+	if r.Last != "" {
+		out += "\n  the last to come right: " + r.Last
 	}
 	for _, wrong := range r.Wrong {
 		out += "\n  NOT RIGHT: " + wrong

@@ -14,6 +14,8 @@ import (
 	"github.com/weft-sdn/weft/e2e/fleet"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/e2e/lab/echo"
+	"github.com/weft-sdn/weft/proto/keys"
+	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -240,6 +242,24 @@ func (w *world) sweep(ctx context.Context) error {
 	return err
 }
 
+// reason is why the router's node is the one it is, in the node's own words.
+func (w *world) reason(ctx context.Context) string {
+	client, err := w.Etcd()
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = client.Close() }() // it only read
+	answer, err := client.Get(ctx, keys.Active(w.router))
+	if err != nil || len(answer.Kvs) == 0 {
+		return fmt.Sprint(err)
+	}
+	active := &storev1.ActiveRouter{}
+	if err := proto.Unmarshal(answer.Kvs[0].Value, active); err != nil {
+		return err.Error()
+	}
+	return active.GetReason()
+}
+
 // seen is what an operator sees now: nodes that are not alive, and objects that are not ACTIVE.
 func (w *world) seen(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
@@ -262,7 +282,7 @@ func (w *world) seen(ctx context.Context) string {
 		out += fmt.Sprintf("router %s; ", r.GetStatus().GetState())
 	}
 	if err == nil && r.GetActiveNode() != "" && r.GetActiveNode() != w.places[holder] {
-		out += "router moved; "
+		out += "router moved (" + w.reason(ctx) + "); "
 	}
 	n, err := fleet.Do[*weftv1.Network](ctx, w.Fleet, &weftv1.GetNetworkRequest{Id: w.network})
 	if err == nil && n.GetStatus().GetState() != weftv1.State_STATE_ACTIVE {
