@@ -287,13 +287,10 @@ func (a *Agent) routerReports(id string, want *plan.Router, err error, now map[s
 	}
 }
 
-// publishUnit sets a unit's reports and takes back those it no longer has.
+// publishUnit sets a unit's reports and takes back those it no longer has. A report that another unit makes now, since a
+// floating IP has moved from router to router on this node, is that unit's to make anew.
 func (a *Agent) publishUnit(u unit, now map[string]*storev1.Report) {
-	for key := range a.reports[u] {
-		if now[key] == nil {
-			a.publisher.set(key, nil)
-		}
-	}
+	before := a.reports[u]
 	delete(a.reports, u)
 	for key, r := range now {
 		a.publisher.set(key, r)
@@ -302,4 +299,24 @@ func (a *Agent) publishUnit(u unit, now map[string]*storev1.Report) {
 		}
 		a.reports[u][key] = true
 	}
+	for key := range before {
+		if now[key] != nil {
+			continue
+		}
+		if other, ok := a.alsoReports(key); ok {
+			a.reportUnit(other)
+			continue
+		}
+		a.publisher.set(key, nil)
+	}
+}
+
+// alsoReports finds the unit that has made a report.
+func (a *Agent) alsoReports(key string) (unit, bool) {
+	for u, made := range a.reports {
+		if made[key] {
+			return u, true
+		}
+	}
+	return unit{}, false
 }
