@@ -29,6 +29,8 @@ func (w *waitFlags) bind(cmd *cobra.Command) {
 const (
 	firstPause = 10 * time.Millisecond
 	maxPause   = 500 * time.Millisecond
+	// patience is how long an ERROR must last to be believed: a node may see one half of a change before the other.
+	patience = time.Second
 )
 
 // settled returns the object once its nodes have reported it done, at once unless the user asked for that. A subnet is
@@ -79,7 +81,8 @@ func expectation(m proto.Message) expect {
 // enabled reads a boolean whose default is true.
 func enabled(b *bool) bool { return b == nil || *b }
 
-// await reads the object until its state is as expected, ERROR (an error with the node's words), or time is up.
+// await reads the object until its state is as expected, has been ERROR for a while (an error with the node's words), or time
+// is up.
 func (c call) await(k client.Kind, id string, want expect) (proto.Message, error) {
 	ctx, cancel := context.WithTimeout(c, c.wait.timeout)
 	defer cancel()
@@ -87,6 +90,7 @@ func (c call) await(k client.Kind, id string, want expect) (proto.Message, error
 	defer progress.done()
 	var last *weftv1.ObjectStatus
 	name := id
+	var failing time.Time // since when it is ERROR
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		m, err := c.conn.Get(ctx, k, id)
 		switch {
@@ -100,7 +104,11 @@ func (c call) await(k client.Kind, id string, want expect) (proto.Message, error
 		switch {
 		case err == nil && want.met(last.GetState()):
 			return m, nil
-		case last.GetState() == weftv1.State_STATE_ERROR:
+		case last.GetState() != weftv1.State_STATE_ERROR:
+			failing = time.Time{}
+		case failing.IsZero():
+			failing = time.Now()
+		case time.Since(failing) >= patience:
 			return nil, fmt.Errorf("%s %s: %s", k.Noun(), name, last.GetMessage())
 		}
 		progress.show("waiting for %s %s: %s", k.Noun(), name, statusText(last))
