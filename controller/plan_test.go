@@ -21,6 +21,7 @@ import (
 	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
+	"github.com/weft-sdn/weft/scheduler"
 )
 
 // newPool is a small fleet whose network nodes are net1 to net<n>, in zones a and b by turns, with a tunnelled network, a
@@ -117,6 +118,15 @@ func (b *bench) planner() *planner {
 	b.Cleanup(p.fleet.Close)
 	check(b, p.fleet.Ready(b.context()))
 	return p
+}
+
+// sees waits until the planner's fleet has so many living nodes.
+func (p *planner) sees(n int) {
+	p.Helper()
+	p.eventually(fmt.Sprint(n, " living nodes are seen"), func() bool {
+		nodes := p.fleet.Nodes()
+		return len(nodes) == n && !slices.ContainsFunc(nodes, func(n scheduler.Node) bool { return !n.Alive })
+	})
 }
 
 func (p *planner) change(v *record.View) *placing.Change {
@@ -332,7 +342,7 @@ func TestDHCPServersAreReplacedOneByOneAndTheLastStays(t *testing.T) {
 		t.Errorf("nowhere to go: changed %v, nodes %v", changed, nodes)
 	}
 	w.another("net3", nil)
-	p.eventually("net3 is seen", func() bool { return len(p.fleet.Nodes()) == 3 })
+	p.sees(3)
 	drain := placing.Replan{Leaving: map[string]string{"net1": "is drained"}, Keep: []string{"net1"}}
 	nodes, _, err := p.dhcp(w.ctx, w.net1.GetId(), drain)
 	w.check(err)
@@ -386,7 +396,7 @@ func TestEightServersOfSixteenSubnetsFitIntoTheStore(t *testing.T) {
 		w.check(err)
 		w.audit()
 	}
-	if servers := w.servers(n.GetId()); len(servers) != 8 || rounds < 3 {
+	if servers := w.servers(n.GetId()); len(servers) != 8 || rounds < 3 { // each round is one transaction
 		t.Errorf("%d servers after %d rounds", len(servers), rounds)
 	}
 	settings.DhcpServers = 1

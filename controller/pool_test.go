@@ -185,6 +185,12 @@ func TestANetworksDHCPServersAndPoolCanBeChanged(t *testing.T) {
 	if nodes := update(&weftv1.Network{Pool: "gold"}, "pool", "dhcp_servers"); !slices.Equal(nodes, []string{"gold1"}) {
 		t.Errorf("in pool gold: %v", nodes)
 	}
+	update(&weftv1.Network{DhcpServers: 2}, "dhcp_servers")
+	got, err := w.GetNetwork(w.ctx, &weftv1.GetNetworkRequest{Id: w.net1.GetId()})
+	w.check(err)
+	if !strings.HasSuffix(got.GetStatus().GetMessage(), "planned on 1 of 2 nodes") {
+		t.Errorf("with fewer servers than asked for the status is %v", got.GetStatus())
+	}
 }
 
 func TestAPoolIsThereAsSoonAsANodeNamesItAndItsSettingsCount(t *testing.T) {

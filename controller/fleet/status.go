@@ -56,12 +56,21 @@ func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
 			status.Message = joined(status.GetMessage(), "no standby: "+message)
 		}
 	}
+	status.Message = joined(status.GetMessage(), lacking(nodes, r.GetHa()))
 	return status
 }
 
+// lacking says that there are fewer nodes than the object itself, not its pool, asks for.
+func lacking(nodes []string, wanted int32) string {
+	if len(nodes) == 0 || len(nodes) >= int(wanted) {
+		return ""
+	}
+	return fmt.Sprintf("planned on %d of %d nodes", len(nodes), wanted)
+}
+
 func joined(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }
@@ -109,6 +118,7 @@ func (f *Fleet) Network(n *weftv1.Network, revision int64) *weftv1.ObjectStatus 
 	if len(nodes) > 1 && active < len(nodes) && !q.down {
 		status.Message = fmt.Sprintf("%d of %d servers work: %s", active, len(nodes), strings.Join(others, "; "))
 	}
+	status.Message = joined(status.GetMessage(), lacking(nodes, n.GetDhcpServers()))
 	return status
 }
 
