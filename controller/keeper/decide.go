@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/weft-sdn/weft/controller/placing"
@@ -69,6 +70,7 @@ func decide(p plan, n nodes) decision {
 	}
 	if p.mayHandOver(target, n) {
 		d.grow.HandOver = target
+		d.later(n)
 	}
 	always := p.firstChoice(n)
 	d.grow.Keep = append(p.present(n), always...)
@@ -78,6 +80,13 @@ func decide(p plan, n nodes) decision {
 		d.trim = &trim
 	}
 	return d
+}
+
+// later leaves what makes room on drained nodes for later. One thing after the other: building more standbys only keeps the
+// nodes busy while routers are handed over.
+func (d *decision) later(n nodes) {
+	maps.DeleteFunc(d.grow.Leaving, func(node, _ string) bool { return !n.dead[node] })
+	d.grow.First, d.trim = "", nil
 }
 
 // target is the node that is to become active; "" when that is as it is to be.

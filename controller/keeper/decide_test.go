@@ -75,17 +75,22 @@ func TestDecisions(t *testing.T) {
 		name:  "a drained holder hands over to the first that is ready",
 		plan:  plan{nodes: []string{"a", "b", "c"}, active: "a", ready: set("c"), standby: set("c")},
 		nodes: nodes{alive: three, draining: set("a")},
-		grow:  placing.Replan{Leaving: map[string]string{"a": drained}, Keep: []string{"a", "b", "c"}, HandOver: "c"},
+		grow:  placing.Replan{Keep: []string{"a", "b", "c"}, HandOver: "c"},
 	}, {
 		name:  "which stays the one it hands over to though another is ready and the router has changed",
 		plan:  plan{nodes: []string{"a", "b", "c"}, active: "a", handOver: "c", ready: set("b"), standby: set("b", "c")},
 		nodes: nodes{alive: three, draining: set("a")},
-		grow:  placing.Replan{Leaving: map[string]string{"a": drained}, Keep: []string{"a", "b", "c"}, HandOver: "c"},
+		grow:  placing.Replan{Keep: []string{"a", "b", "c"}, HandOver: "c"},
 	}, {
 		name:  "unless that dies",
 		plan:  plan{nodes: []string{"a", "b", "c"}, active: "a", handOver: "c", ready: set("b"), standby: set("b", "c")},
 		nodes: nodes{alive: set("a", "b"), draining: set("a")},
-		grow:  placing.Replan{Leaving: map[string]string{"a": drained}, Keep: []string{"a", "b", "c"}, HandOver: "b"},
+		grow:  placing.Replan{Keep: []string{"a", "b", "c"}, HandOver: "b"},
+	}, {
+		name:  "a drained holder without a standby gets one first",
+		plan:  plan{nodes: []string{"a"}, active: "a"},
+		nodes: nodes{alive: three, draining: set("a")},
+		grow:  placing.Replan{Leaving: map[string]string{"a": drained}, Keep: []string{"a"}},
 	}, {
 		name:  "a drained standby goes when those that stay are ready",
 		plan:  plan{nodes: []string{"a", "b"}, active: "b"},

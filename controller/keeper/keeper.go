@@ -130,6 +130,7 @@ type work struct {
 	moves   map[string]bool // routers that somebody wishes to move
 	dirty   map[fleet.Object]bool
 	moving  map[string]bool       // routers that are being handed over
+	moved   time.Time             // when that last changed
 	blocked map[fleet.Object]bool // routers that wait until fewer are
 	nodes   nodes
 	able    map[string]string // what each node can take, as text
@@ -219,8 +220,8 @@ func (w *work) look(ctx context.Context) time.Duration {
 			delete(w.dirty, o)
 			continue
 		}
-		if known != nil && time.Now().Before(known.until) {
-			next = min(next, time.Until(known.until))
+		if wait := w.wait(o, known); wait > 0 {
+			next = min(next, wait)
 			continue
 		}
 		err := w.step(ctx, o)
@@ -249,6 +250,50 @@ func (w *work) look(ctx context.Context) time.Duration {
 	return max(next, time.Millisecond)
 }
 
+// stalled is how long what makes room on a drained node waits for a router that is being handed over.
+const stalled = 2 * time.Second
+
+// wait is how long an object has to wait: until it is tried again, or until the routers that are being handed over have been.
+// What replaces them on a node that is drained is built afterwards, not while others wait for nodes that are busy.
+func (w *work) wait(o fleet.Object, k *known) time.Duration {
+	if k == nil {
+		return 0
+	}
+	wait := time.Until(k.until)
+	if w.rank(o) > handOvers && slices.ContainsFunc(k.nodes, func(node string) bool { return w.nodes.draining[node] }) {
+		wait = max(wait, w.handing())
+	}
+	return wait
+}
+
+// handing is how long to wait for routers that are being handed over.
+func (w *work) handing() time.Duration {
+	if len(w.moving) == 0 {
+		return 0
+	}
+	return time.Until(w.moved.Add(stalled))
+}
+
+// The order of objects: what works nowhere, routers to be handed over, the rest.
+const (
+	placeless = iota
+	handOvers
+	others
+)
+
+func (w *work) rank(o fleet.Object) int {
+	k := w.known[o]
+	if k != nil && k.placed && len(k.nodes) == 0 {
+		return placeless
+	}
+	if o.Kind == keys.KindRouter {
+		if active, _ := w.Fleet.Active(o.ID); w.moving[o.ID] || w.moves[o.ID] || w.nodes.draining[active] {
+			return handOvers
+		}
+	}
+	return others
+}
+
 // failed notes that an object could not be dealt with: it waits longer each time, and stops no other.
 func (w *work) failed(ctx context.Context, o fleet.Object, err error) time.Duration {
 	known := w.known[o]
@@ -263,20 +308,14 @@ func (w *work) failed(ctx context.Context, o fleet.Object, err error) time.Durat
 	return wait
 }
 
-// sorted are the marked objects: those that have no place first.
+// sorted are the marked objects in their order.
 func (w *work) sorted() []fleet.Object {
-	out := make([]fleet.Object, 0, len(w.dirty))
+	out, ranks := make([]fleet.Object, 0, len(w.dirty)), make(map[fleet.Object]int, len(w.dirty))
 	for o := range w.dirty {
-		out = append(out, o)
-	}
-	unplaced := func(o fleet.Object) int {
-		if known := w.known[o]; known != nil && known.placed && len(known.nodes) == 0 {
-			return 0
-		}
-		return 1
+		out, ranks[o] = append(out, o), w.rank(o)
 	}
 	slices.SortFunc(out, func(a, b fleet.Object) int {
-		return cmp.Or(cmp.Compare(unplaced(a), unplaced(b)), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(ranks[a], ranks[b]), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 	})
 	return out
 }

@@ -93,7 +93,7 @@ func (w *work) router(ctx context.Context, o fleet.Object) (*txn.Txn, error) {
 	}
 	before, err := record.Routers().At(ctx, v, "", o.ID)
 	if fault.IsNotFound(err) || err == nil && before.Msg.GetPlacement() == nil {
-		delete(w.moving, o.ID)
+		w.slot(o, &decision{})
 		c.Txn.Unchanged(keys.Router(o.ID), before.Revision)
 		move.end(c.Txn)
 		return written(c.Txn), nil
@@ -101,31 +101,18 @@ func (w *work) router(ctx context.Context, o fleet.Object) (*txn.Txn, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := placing.ReadPlan(ctx, v, before.Msg)
+	p, said, err := w.planOf(ctx, v, before, move)
 	if err != nil {
 		return nil, err
 	}
-	said, entries, err := reports(ctx, v, at.Nodes, o)
-	if err != nil {
-		return nil, err
-	}
-	p := plan{
-		nodes: at.Nodes, active: at.Active, handOver: at.HandOver, move: move.to, ready: map[string]bool{}, standby: map[string]bool{},
-		failback: w.settings[w.pools[at.Active]].GetFailback(),
-	}
-	for node, r := range said {
-		p.standby[node] = r.GetStandby() && r.GetState() != weftv1.State_STATE_ERROR
-		p.ready[node] = p.standby[node] && r.GetRevision() >= before.Revision
-	}
-	d := decide(p, w.nodes)
-	w.slot(o, &d)
+	d := w.decideRouter(o, p)
 	if err := w.replan(ctx, c, before, &d); err != nil {
 		return nil, err
 	}
-	if to := d.grow.HandOver; to != "" && to != at.HandOver && len(c.Txn.Writes()) > 0 {
-		c.Txn.Unchanged(entries[to].Key, entries[to].Revision) // it still is what it said
+	if to := d.grow.HandOver; to != "" && to != p.handOver && len(c.Txn.Writes()) > 0 {
+		c.Txn.Unchanged(said[to].Key, said[to].Revision) // it still is what it said
 		c.Txn.Exists(keys.Live(to))
-		w.Log.Info("a router is handed over", "router", o.ID, "from", at.Active, "to", to)
+		w.Log.Info("a router is handed over", "router", o.ID, "from", p.active, "to", to)
 	}
 	if d.done {
 		if d.reason != "" {
@@ -136,9 +123,47 @@ func (w *work) router(ctx context.Context, o fleet.Object) (*txn.Txn, error) {
 	return written(c.Txn), nil
 }
 
+// planOf is what is known of a router's plan, with the keys of what its nodes say.
+func (w *work) planOf(ctx context.Context, v *record.View, r record.Stored[*weftv1.Router], move wish) (plan, map[string]store.Entry, error) {
+	at, err := placing.ReadPlan(ctx, v, r.Msg)
+	if err != nil {
+		return plan{}, nil, err
+	}
+	said, entries, err := reports(ctx, v, at.Nodes, fleet.Object{Kind: keys.KindRouter, ID: r.Msg.GetId()})
+	if err != nil {
+		return plan{}, nil, err
+	}
+	p := plan{
+		nodes: at.Nodes, active: at.Active, handOver: at.HandOver, move: move.to, ready: map[string]bool{}, standby: map[string]bool{},
+		failback: w.settings[w.pools[at.Active]].GetFailback(),
+	}
+	for node, report := range said {
+		p.standby[node] = report.GetStandby() && report.GetState() != weftv1.State_STATE_ERROR
+		p.ready[node] = p.standby[node] && report.GetRevision() >= r.Revision
+	}
+	return p, entries, nil
+}
+
+// decideRouter decides, as far as other routers let it.
+func (w *work) decideRouter(o fleet.Object, p plan) decision {
+	d := decide(p, w.nodes)
+	w.slot(o, &d)
+	if !d.done && d.grow.HandOver == "" && p.drained(w.nodes) && !w.nodes.draining[p.active] && w.handing() > 0 {
+		d.later(w.nodes)
+		w.blocked[o] = true
+	}
+	return d
+}
+
 // slot lets only so many routers be handed over at the same time.
 func (w *work) slot(o fleet.Object, d *decision) {
 	delete(w.blocked, o)
+	was := len(w.moving)
+	defer func() {
+		if len(w.moving) != was {
+			w.moved = time.Now()
+		}
+	}()
 	switch {
 	case d.grow.HandOver == "":
 		delete(w.moving, o.ID)
