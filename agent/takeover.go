@@ -76,6 +76,9 @@ func (a *Agent) afterFlows(dirty *view.Dirty) {
 func (a *Agent) announce(id string) {
 	now, want := a.view.Active[id], a.planner.Routers()[id]
 	if now.Node != a.cfg.Node || want == nil {
+		if _, had := a.takeover.epochs[id]; had {
+			a.log.Info("no longer forwarding for a router", "router", id, "node", now.Node, "epoch", now.Epoch, "reason", now.Reason)
+		}
 		delete(a.takeover.epochs, id)
 		return
 	}
@@ -83,6 +86,7 @@ func (a *Agent) announce(id string) {
 		return
 	}
 	a.takeover.epochs[id] = now.Epoch
+	a.log.Info("forwarding for a router", "router", id, "epoch", now.Epoch, "reason", now.Reason)
 	if !a.ready(id) {
 		return // it is announced link by link as it is built
 	}
