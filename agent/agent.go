@@ -350,6 +350,9 @@ func (a *Agent) ovsChanged() {
 		return
 	}
 	a.seen.Store(snap)
+	if changes.Restored {
+		a.resync()
+	}
 	if changes.Everything {
 		a.fullOVS, a.ovsHeld, a.ovsRetry = true, time.Time{}, 0
 		a.metrics.resyncs.WithLabelValues("ovsdb").Inc()

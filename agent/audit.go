@@ -92,6 +92,17 @@ func (a *Agent) bridgeDrifted(d drift) {
 	}
 }
 
+// resync compares the flows of all bridges with the plan at once: somebody has put back flows of earlier.
+func (a *Agent) resync() {
+	for name, br := range a.bridges.all {
+		if br.synced {
+			a.metrics.resyncs.WithLabelValues(name).Inc()
+			a.forgive(name)
+			a.bridges.sync(br, a.planner.Flows(name))
+		}
+	}
+}
+
 // flowDifferences are the differences of a bridge as text.
 func flowDifferences(bridge string, d openflow.Difference) []desired.Difference {
 	var out []desired.Difference

@@ -260,3 +260,20 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Errorf("docs/metrics.md names %s, which there is not", name)
 	}
 }
+
+// ovs-ctl saves flows, restarts Open vSwitch and puts them back: after the agent, which connects as soon as it can.
+func TestFlowsThatArePutBackFromEarlierAreReplacedAtOnce(t *testing.T) {
+	s := newSite(t)
+	s.ovs.AddBridge("br-tenant")
+	s.wired()
+	s.auditPeriod = time.Hour
+	s.run()
+	s.plug("vm1", testPort)
+	s.reported(testPort, weftv1.State_STATE_ACTIVE, "")
+	s.whole()
+	s.ovs.Vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true")
+	s.ovs.Ofctl("add-flow", "br-int", "cookie=0x7765010000000001,table=0,priority=900,in_port=3,actions=NORMAL")
+	s.ovs.Ofctl("del-flows", "br-tun")
+	s.ovs.Vsctl("--no-wait", "remove", "Open_vSwitch", ".", "other_config", "flow-restore-wait")
+	s.whole()
+}

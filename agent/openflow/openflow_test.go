@@ -562,3 +562,26 @@ func BenchmarkSync(b *testing.B) {
 		})
 	}
 }
+
+// An upgraded agent whose layout is another gives every flow another cookie: all are replaced, those that stay what they were
+// in their places, in one bundle, so that no packet meets a gap.
+func TestAnotherGenerationReplacesEveryFlowInOneBundle(t *testing.T) {
+	o, c := startBridge(t)
+	before := everyFlow(t)
+	mustSync(t, c, before)
+	set := flow.NewSet(generation + 1)
+	for _, f := range before[1:] { // one is no longer in the layout
+		if err := set.Add(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := set.Flows()
+	checkCounts(t, mustSync(t, c, want), len(want), len(before), 0)
+	if d, err := c.Diff(testContext(t), want); err != nil || !d.Empty() {
+		t.Errorf("afterwards: %+v, %v", d, err)
+	}
+	if got := len(dumpText(o, "br0")); got != len(want) {
+		t.Errorf("%d flows, want %d", got, len(want))
+	}
+	checkCounts(t, mustSync(t, c, want), 0, 0, 0)
+}

@@ -16,11 +16,12 @@ import (
 // The tables and the columns that are monitored, nothing else: statistics change every few seconds and would wake the agent.
 
 type rootRow struct {
-	UUID    string   `ovsdb:"_uuid"`
-	Bridges []string `ovsdb:"bridges"`
-	NextCfg int      `ovsdb:"next_cfg"`
-	CurCfg  int      `ovsdb:"cur_cfg"`
-	Version *string  `ovsdb:"ovs_version"`
+	UUID        string            `ovsdb:"_uuid"`
+	Bridges     []string          `ovsdb:"bridges"`
+	NextCfg     int               `ovsdb:"next_cfg"`
+	CurCfg      int               `ovsdb:"cur_cfg"`
+	Version     *string           `ovsdb:"ovs_version"`
+	OtherConfig map[string]string `ovsdb:"other_config"`
 }
 
 type bridgeRow struct {
@@ -135,8 +136,13 @@ func (s *session) start(c *Client) error {
 		return errLost
 	}
 	s.cache.AddEventHandler(&cache.EventHandlerFuncs{
-		AddFunc:    func(_ string, row model.Model) { c.event(s, row) },
-		UpdateFunc: func(_ string, _, row model.Model) { c.event(s, row) },
+		AddFunc: func(_ string, row model.Model) { c.event(s, row) },
+		UpdateFunc: func(_ string, old, row model.Model) {
+			c.event(s, row)
+			if waits(old) && !waits(row) {
+				c.restored(s)
+			}
+		},
 		DeleteFunc: func(_ string, row model.Model) { c.event(s, row) },
 	})
 	_, err := s.client.Monitor(ctx, s.client.NewMonitor(monitored()...))
@@ -153,7 +159,7 @@ func monitored() []client.MonitorOption {
 		i interfaceRow
 	)
 	return []client.MonitorOption{
-		client.WithTable(&r, &r.Bridges, &r.NextCfg, &r.CurCfg, &r.Version),
+		client.WithTable(&r, &r.Bridges, &r.NextCfg, &r.CurCfg, &r.Version, &r.OtherConfig),
 		client.WithTable(&b, &b.Name, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Ports, &b.ExternalIDs),
 		client.WithTable(&p, &p.Name, &p.Tag, &p.Interfaces, &p.ExternalIDs),
 		client.WithTable(&i, &i.Name, &i.Type, &i.OFPort, &i.Options, &i.ExternalIDs, &i.MAC, &i.MACInUse, &i.LinkState,
@@ -165,6 +171,26 @@ func monitored() []client.MonitorOption {
 func (c *Client) event(s *session, row model.Model) {
 	k, name := identify(row)
 	c.changed(s, k, name)
+}
+
+// waits reports whether a row says that ovs-vswitchd waits for its flows to be restored (ovs-vswitchd.conf.db(5),
+// other_config:flow-restore-wait), as ovs-ctl(8) has it do whenever it starts it.
+func waits(row model.Model) bool {
+	r, ok := row.(*rootRow)
+	return ok && r.OtherConfig["flow-restore-wait"] == "true"
+}
+
+// restored tells that flows have been restored: ovs-vswitchd waits no more.
+func (c *Client) restored(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s != c.session {
+		return
+	}
+	for w := range c.watches {
+		w.restored = true
+		w.signal()
+	}
 }
 
 // notice turns the library's word of a lost connection into the end of the session.

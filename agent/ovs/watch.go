@@ -13,13 +13,17 @@ type Watch struct {
 
 	// Guarded by client.mu.
 	everything bool
+	restored   bool
 	names      map[kind]map[string]struct{}
 }
 
 // Changes names what changed, sorted. A name that is no longer in the snapshot was deleted.
 type Changes struct {
 	// Everything is set after a (re)connection: compare the whole snapshot, the names are not complete.
-	Everything                 bool
+	Everything bool
+	// Restored is set after somebody, ovs-ctl(8) as a rule, has put back flows that it had saved before a restart: they may be
+	// of another time, and numbers of ports in them mean other ports.
+	Restored                   bool
 	Bridges, Ports, Interfaces []string
 }
 
@@ -43,10 +47,10 @@ func (w *Watch) Take() Changes {
 	w.client.mu.Lock()
 	defer w.client.mu.Unlock()
 	ch := Changes{
-		Everything: w.everything,
-		Bridges:    w.sorted(kindBridge), Ports: w.sorted(kindPort), Interfaces: w.sorted(kindInterface),
+		Everything: w.everything, Restored: w.restored,
+		Bridges: w.sorted(kindBridge), Ports: w.sorted(kindPort), Interfaces: w.sorted(kindInterface),
 	}
-	w.everything, w.names = false, map[kind]map[string]struct{}{}
+	w.everything, w.restored, w.names = false, false, map[kind]map[string]struct{}{}
 	return ch
 }
 
