@@ -137,8 +137,10 @@ type plant struct {
 func plants() []plant {
 	const flows = "ovs-ofctl -O OpenFlow15 "
 	return []plant{
-		{"a namespace of nothing", "bystander", "ip netns add qrouter-00000000-0000-4000-8000-000000000000; touch /var/lib/weft/netns/qrouter-00000000-0000-4000-8000-000000000000",
-			"ip netns del qrouter-00000000-0000-4000-8000-000000000000; rm -f /var/lib/weft/netns/qrouter-00000000-0000-4000-8000-000000000000", "I1", "namespace qrouter-00000000-0000-4000-8000-000000000000 is there"},
+		{
+			"a namespace of nothing", "bystander", "ip netns add qrouter-00000000-0000-4000-8000-000000000000; touch /var/lib/weft/netns/qrouter-00000000-0000-4000-8000-000000000000",
+			"ip netns del qrouter-00000000-0000-4000-8000-000000000000; rm -f /var/lib/weft/netns/qrouter-00000000-0000-4000-8000-000000000000", "I1", "namespace qrouter-00000000-0000-4000-8000-000000000000 is there",
+		},
 		{"a stranger's namespace is none of its business", "cmp1", "ip netns add qrouter-00000000-0000-4000-8000-000000000000", "ip netns del qrouter-00000000-0000-4000-8000-000000000000", "", ""},
 		{"a flow deleted", "cmp1", flows + "del-flows br-int table=60,dl_dst=MAC", "", "I1", "dl_dst=MAC,network=NETWORK is missing"},
 		{"a flow that sends elsewhere", "holder", flows + "mod-flows br-tun table=20,dl_dst=MAC,actions=drop", flows + "del-flows br-tun table=20,dl_dst=MAC", "I1", "it should do pop_vlan,tun_id="},

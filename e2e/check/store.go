@@ -106,7 +106,7 @@ func (s *store) add(key string, value []byte, revision int64) {
 }
 
 func (s *store) decode(k keys.Key, key string, value []byte, revision int64) error {
-	switch k.Family {
+	switch k.Family { //nolint:exhaustive // the others are nodes'
 	case keys.FamilyNetwork:
 		return put(s.networks, k.ID(), key, value, revision, &weftv1.Network{})
 	case keys.FamilySubnet:
@@ -123,6 +123,20 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 		return put(s.active, k.ID(), key, value, revision, &storev1.ActiveRouter{})
 	case keys.FamilyMove:
 		return put(s.moves, k.ID(), key, value, revision, &storev1.Move{})
+	case keys.FamilyLocator:
+		return s.derive(key, value, &storev1.Locator{})
+	case keys.FamilyClaim:
+		return s.derive(key, value, &storev1.Claim{})
+	case keys.FamilyHost:
+		return s.derive(key, value, binding(k.Kind()))
+	default:
+		return s.decodeOfNode(k, key, value, revision)
+	}
+}
+
+// decodeOfNode takes in what agents write, what is said of nodes, and what goes by itself.
+func (s *store) decodeOfNode(k keys.Key, key string, value []byte, revision int64) error {
+	switch k.Family { //nolint:exhaustive // see decode
 	case keys.FamilyAgent:
 		return put(s.agents, k.ID(), key, value, revision, &storev1.Agent{})
 	case keys.FamilyLive:
@@ -135,12 +149,6 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 		return put(s.plugs, key, key, value, revision, &storev1.Plug{})
 	case keys.FamilyStatus:
 		return put(s.reports, key, key, value, revision, &storev1.Report{})
-	case keys.FamilyLocator:
-		return s.derive(key, value, &storev1.Locator{})
-	case keys.FamilyClaim:
-		return s.derive(key, value, &storev1.Claim{})
-	case keys.FamilyHost:
-		return s.derive(key, value, binding(k.Kind()))
 	case keys.FamilyLeader:
 		s.leaders++
 		return nil

@@ -180,8 +180,9 @@ func (w *world) changes(ctx context.Context, log io.Writer) (done, failed int) {
 	pending := 0
 	take := func(o outcome) {
 		if pending--; o.err != nil {
-			failed++
-			fmt.Fprintf(log, "  a change failed: %v\n", o.err)
+			if failed++; failed <= 3 { // the others are like them
+				fmt.Fprintf(log, "  a change failed: %v\n", o.err)
+			}
 			return
 		}
 		if done++; o.port != "" {

@@ -4,6 +4,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -13,9 +14,11 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -41,13 +44,20 @@ type Options struct {
 	Servers []string
 	// Timeout bounds each call but Watch; 0: none.
 	Timeout time.Duration
+	// Try is how long one controller may take before a call is repeated on the next; each time it is twice as long. 0:
+	// DefaultTry. With a single server nothing is repeated for its time.
+	Try time.Duration
 }
+
+// DefaultTry is long for a call and short for a person: a controller that is held, or cut off, does not refuse calls.
+const DefaultTry = 3 * time.Second
 
 // Client is a connection to the controllers. It may be used concurrently.
 type Client struct {
 	conn    *grpc.ClientConn
 	servers []string
 	timeout time.Duration
+	try     time.Duration
 	methods map[protoreflect.FullName]method
 }
 
@@ -80,7 +90,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to %s: %w", strings.Join(o.Servers, ", "), err)
 	}
-	return &Client{conn: conn, servers: o.Servers, timeout: o.Timeout, methods: methods()}, nil
+	return &Client{conn: conn, servers: o.Servers, timeout: o.Timeout, try: cmp.Or(o.Try, DefaultTry), methods: methods()}, nil
 }
 
 // Close ends the connection and every call on it.
@@ -145,10 +155,26 @@ func (c *Client) Do(ctx context.Context, req proto.Message) (proto.Message, erro
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	if err := c.conn.Invoke(ctx, m.path, req, resp); err != nil {
+	if err := c.invoke(ctx, m.path, req, resp); err != nil {
 		return nil, c.fail(err)
 	}
 	return resp, nil
+}
+
+// invoke repeats a call that a controller does not answer, for as long as the context lasts; calls go around the controllers.
+// It is safe as in serviceConfig.
+func (c *Client) invoke(ctx context.Context, path string, req, resp proto.Message) error {
+	if len(c.servers) == 1 {
+		return c.conn.Invoke(ctx, path, req, resp)
+	}
+	for limit := c.try; ; limit *= 2 {
+		try, cancel := context.WithTimeout(ctx, limit)
+		err := c.conn.Invoke(try, path, req, resp)
+		cancel()
+		if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func setRequestID(m protoreflect.Message) {

@@ -29,6 +29,7 @@ type replica struct {
 
 	name string
 	mu   sync.Mutex
+	held bool  // calls are not answered
 	fail error // of the next calls
 	seen []string
 	from []int64 // revisions that watches began at
@@ -47,7 +48,12 @@ func (r *replica) ids() []string {
 	return r.seen
 }
 
-func (r *replica) CreateNetwork(_ context.Context, req *weftv1.CreateNetworkRequest) (*weftv1.Network, error) {
+func (r *replica) CreateNetwork(ctx context.Context, req *weftv1.CreateNetworkRequest) (*weftv1.Network, error) {
+	if r.held {
+		_ = r.answer(req.GetRequestId()) // only to remember it
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return &weftv1.Network{Id: r.name, Name: req.GetNetwork().GetName()}, r.answer(req.GetRequestId())
 }
 
@@ -159,6 +165,35 @@ func TestRepeatsOnAnotherControllerWithTheSameRequestID(t *testing.T) {
 		}
 	}
 	id, last := a.ids()[0], b.ids()
+	if id == "" || last[len(last)-1] != id {
+		t.Errorf("request id %q first, then %q", id, last[len(last)-1])
+	}
+}
+
+func TestACallThatIsNotAnsweredIsRepeatedOnTheNextController(t *testing.T) {
+	held, well := &replica{name: "held", held: true}, &replica{name: "well"}
+	atHeld, _ := serve(t, held, "tcp", "127.0.0.1:0")
+	atWell, _ := serve(t, well, "tcp", "127.0.0.1:0")
+	c, err := client.New(client.Options{Servers: []string{atHeld, atWell}, Timeout: 10 * time.Second, Try: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	deadline := time.Now().Add(10 * time.Second)
+	for len(held.ids()) == 0 { // the first calls may all go to the other, while the connection is being made
+		if time.Now().After(deadline) {
+			t.Fatal("no call ever went to the controller that does not answer")
+		}
+		m, err := c.Create(t.Context(), &weftv1.Network{Name: "n"})
+		if err != nil || client.Field(m, "id") != "well" {
+			t.Fatalf("%v, %v", m, err)
+		}
+	}
+	id, last := held.ids()[0], well.ids()
 	if id == "" || last[len(last)-1] != id {
 		t.Errorf("request id %q first, then %q", id, last[len(last)-1])
 	}
