@@ -117,14 +117,14 @@ func (h *historian) settled(ctx context.Context, refusal codes.Code, call func(c
 	open := false
 	for range 40 {
 		err := call(ctx, h.any())
-		switch code := status.Code(err); {
-		case code == codes.OK:
+		switch status.Code(err) {
+		case codes.OK:
 			return got{worked: true}, true
-		case code == refusal:
+		case refusal:
 			return got{unknown: open}, true
-		case code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled:
+		case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 			open = true // the controller has ended, or its store is away
-		case code == codes.Aborted: // too many fought for it
+		case codes.Aborted: // too many fought for it
 		default:
 			h.Errorf("unexpected: %v", err)
 			return got{unknown: true}, true
