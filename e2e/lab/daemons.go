@@ -483,9 +483,21 @@ func (h *Host) Stop(ctx context.Context, d Daemon) error {
 	return h.signal(d, unix.SIGTERM, func(p procfs.Process) error { return awaitEnd(ctx, p.ID) })
 }
 
-// Pause holds a daemon with SIGSTOP: its sockets stay open and nobody serves them.
-func (h *Host) Pause(_ context.Context, d Daemon) error {
-	return h.signal(d, unix.SIGSTOP, func(procfs.Process) error { return nil })
+// Pause holds a daemon with SIGSTOP and returns when none of its threads runs: its sockets stay open and nobody serves them.
+func (h *Host) Pause(ctx context.Context, d Daemon) error {
+	return h.signal(d, unix.SIGSTOP, func(p procfs.Process) error {
+		for {
+			held, err := p.ID.Held()
+			if held || err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("process %d is not held: %w", p.ID.PID, ctx.Err())
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
 }
 
 // Resume lets a paused daemon go on.

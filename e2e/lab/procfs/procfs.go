@@ -41,6 +41,32 @@ func (p Process) Name() string {
 // Stopped tells whether a SIGSTOP holds the process.
 func (p Process) Stopped() bool { return p.State == 'T' }
 
+// Held tells whether every thread of the process is stopped: after a SIGSTOP those that run go on for a moment. ErrGone when
+// there is no such process any more.
+func (id ID) Held() (bool, error) {
+	if !id.Alive() {
+		return false, ErrGone
+	}
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", id.PID))
+	if err != nil {
+		return false, err
+	}
+	for _, name := range stats {
+		stat, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		state, _, _, err := parseStat(string(stat))
+		if err != nil {
+			return false, fmt.Errorf("read %s: %w", name, err)
+		}
+		if state != 'T' && state != 'Z' {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Alive tells whether exactly this process still runs; a zombie does not, but for threads of it that do.
 func (id ID) Alive() bool {
 	p, err := Read(id.PID)

@@ -28,6 +28,42 @@ func TestMain(m *testing.M) {
 	_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
 }
 
+func TestAProcessIsHeldWhenAllItsThreadsAre(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	p, err := Read(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, err := p.ID.Held(); held || err != nil {
+		t.Fatalf("before anything happened: %v, %v", held, err)
+	}
+	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(10 * time.Second)
+	for held := false; !held; {
+		if held, err = p.ID.Held(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-deadline:
+			t.Fatal("it is never held")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if _, err := p.ID.Held(); !errors.Is(err, ErrGone) {
+		t.Errorf("after its end: %v, want ErrGone", err)
+	}
+}
+
 func TestAProcessWhoseFirstThreadHasEndedLivesWithTheOthers(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), headless+"=1")
