@@ -52,7 +52,7 @@ func newMetrics(reg *prometheus.Registry) (*metrics, error) {
 		}, []string{"part"}),
 		takeovers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_agent_takeovers_total",
-			Help: "Routers that this node took over or gave up, by direction (taken, given_up).",
+			Help: "Routers that this node took over, or handed to another, by direction (taken, given_up).",
 		}, []string{"direction"}),
 		etcd: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "weft_agent_etcd_seconds", Buckets: latencies(), Help: "How long writes to etcd took, by whether they worked (result ok, error).",
@@ -74,6 +74,15 @@ func (m *metrics) repaired(kind string, n int) {
 	if n > 0 {
 		m.repairs.WithLabelValues(kind).Add(float64(n))
 	}
+}
+
+// moved notes that the agent has written who forwards for a router: this node, or one that it hands it to.
+func (m *metrics) moved(here bool) {
+	direction := "given_up"
+	if here {
+		direction = "taken"
+	}
+	m.takeovers.WithLabelValues(direction).Inc()
 }
 
 // stored notes a write to etcd.

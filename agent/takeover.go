@@ -33,6 +33,7 @@ func (c *Config) keepsRouters() bool { return slices.Contains(c.Roles, RoleNetwo
 // keep takes in what the keeper did.
 func (a *Agent) keep(k kept) {
 	for _, w := range k.wrote {
+		a.metrics.moved(w.claim.To == a.cfg.Node)
 		a.view.Wrote(w.claim.Router, view.Active{
 			Node: w.claim.To, Epoch: w.active.GetEpoch(), Revision: w.revision, Reason: w.active.GetReason(),
 		}, a.dirty)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,11 +184,12 @@ func TestAUnitThatIsInAnotherProgramsWayIsTriedSoonAfter(t *testing.T) {
 func TestOnlyWhatIsBuiltAsWantedIsAudited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log, audits buildLog
-		fail := true
+		var fail atomic.Bool
+		fail.Store(true)
 		w := startBuilders(t, 1, builders{
 			build: func(_ context.Context, _ unit, want any) error {
 				log.add(want)
-				if fail {
+				if fail.Load() {
 					return errHost
 				}
 				return nil
@@ -212,7 +214,7 @@ func TestOnlyWhatIsBuiltAsWantedIsAudited(t *testing.T) {
 		if inspect() != 0 {
 			t.Error("what could not be built was audited")
 		}
-		fail = false
+		fail.Store(false)
 		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
 		synctest.Wait()
 		if n := len(log.built); inspect() != 1 || len(log.built) != n {
