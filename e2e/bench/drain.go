@@ -35,10 +35,7 @@ func measureDrain(ctx context.Context, b *bench, got samples) error {
 }
 
 func (b *bench) drainRound(ctx context.Context, node string, got samples) (err error) {
-	if err := b.gather(ctx, node); err != nil {
-		return err
-	}
-	if err := b.calm(ctx); err != nil {
+	if _, err := b.loadNode(ctx, node); err != nil {
 		return err
 	}
 	t, err := b.start(ctx, b.pool.ways)

@@ -89,17 +89,11 @@ func (f fault) measure(ctx context.Context, b *bench, got samples) error {
 }
 
 func (f fault) round(ctx context.Context, b *bench, node string, got samples) error {
-	if err := b.gather(ctx, node); err != nil {
-		return err
-	}
-	if err := b.calm(ctx); err != nil {
-		return err
-	}
-	h, err := b.lab.Host(node)
+	hit, err := b.loadNode(ctx, node)
 	if err != nil {
 		return err
 	}
-	hit, err := b.held(ctx, node)
+	h, err := b.lab.Host(node)
 	if err != nil {
 		return err
 	}
@@ -123,6 +117,22 @@ func (f fault) round(ctx context.Context, b *bench, node string, got samples) er
 		return err
 	}
 	return b.whole(ctx)
+}
+
+// loadNode has a node forward for all routers, and returns them. On a machine that is too busy for BFD, routers may leave
+// the node again at once; then those that are left are returned.
+func (b *bench) loadNode(ctx context.Context, node string) ([]*way, error) {
+	if err := b.gather(ctx, node); err != nil {
+		return nil, err
+	}
+	if err := b.calm(ctx); err != nil {
+		return nil, err
+	}
+	held, err := b.held(ctx, node)
+	if err == nil && len(held) < sampled {
+		err = fmt.Errorf("of all routers only %d are still on %s: the machine is too busy", len(held), node)
+	}
+	return held, err
 }
 
 // whole waits until all nodes are alive and every router is as it should be.
