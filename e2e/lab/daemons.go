@@ -487,13 +487,13 @@ func (h *Host) Stop(ctx context.Context, d Daemon) error {
 func (h *Host) Pause(ctx context.Context, d Daemon) error {
 	return h.signal(d, unix.SIGSTOP, func(p procfs.Process) error {
 		for {
-			held, err := p.ID.Held()
+			held, err := p.Held()
 			if held || err != nil {
 				return err
 			}
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("process %d is not held: %w", p.ID.PID, ctx.Err())
+				return fmt.Errorf("process %d is not held: %w", p.PID, ctx.Err())
 			case <-time.After(time.Millisecond):
 			}
 		}

@@ -38,7 +38,7 @@ func TestAProcessIsHeldWhenAllItsThreadsAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if held, err := p.ID.Held(); held || err != nil {
+	if held, err := p.Held(); held || err != nil {
 		t.Fatalf("before anything happened: %v, %v", held, err)
 	}
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
@@ -46,7 +46,7 @@ func TestAProcessIsHeldWhenAllItsThreadsAre(t *testing.T) {
 	}
 	deadline := time.After(10 * time.Second)
 	for held := false; !held; {
-		if held, err = p.ID.Held(); err != nil {
+		if held, err = p.Held(); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -59,7 +59,7 @@ func TestAProcessIsHeldWhenAllItsThreadsAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	if _, err := p.ID.Held(); !errors.Is(err, ErrGone) {
+	if _, err := p.Held(); !errors.Is(err, ErrGone) {
 		t.Errorf("after its end: %v, want ErrGone", err)
 	}
 }
