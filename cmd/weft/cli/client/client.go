@@ -44,8 +44,8 @@ type Options struct {
 	Servers []string
 	// Timeout bounds each call but Watch; 0: none.
 	Timeout time.Duration
-	// Try is how long one controller may take before a call is repeated on the next; each time it is twice as long. 0:
-	// DefaultTry. With a single server nothing is repeated for its time.
+	// Try is how long one controller may take before a call is repeated on the next; twice as long once all have had their
+	// chance. 0: DefaultTry. With a single server nothing is repeated for its time.
 	Try time.Duration
 }
 
@@ -167,7 +167,11 @@ func (c *Client) invoke(ctx context.Context, path string, req, resp proto.Messag
 	if len(c.servers) == 1 {
 		return c.conn.Invoke(ctx, path, req, resp)
 	}
-	for limit := c.try; ; limit *= 2 {
+	limit := c.try
+	for n := 1; ; n++ {
+		if n > 2*len(c.servers) { // other calls take their turns too, so that two tries may meet the same one
+			limit *= 2
+		}
 		try, cancel := context.WithTimeout(ctx, limit)
 		err := c.conn.Invoke(try, path, req, resp)
 		cancel()
