@@ -403,7 +403,7 @@ func (a *Agent) bridgeUp(c connected) {
 	a.takeover.stale = true
 	a.forgive(c.bridge)
 	a.metrics.resyncs.WithLabelValues(c.bridge).Inc()
-	a.bridges.connect(c, a.flowsOf(c.bridge))
+	a.syncFlows(c.bridge, func(flows []flow.Flow) int { return a.bridges.connect(c, flows) })
 	if br := a.bridges.all[c.bridge]; br != nil && br.synced {
 		delete(a.retired, c.bridge) // its plan was empty
 	}
@@ -512,7 +512,8 @@ func (a *Agent) start() bool {
 	a.prune = time.After(pruneAfter)
 	a.announced()
 	if a.takeover.keeper != nil {
-		a.takeover.keeper.start()
+		said, _ := a.publisher.last(keys.Witness(a.cfg.Node)).(*storev1.Witness)
+		a.takeover.keeper.start(a.keeperWorld(), said)
 	}
 	a.view.Everything(a.dirty)
 	a.describe(a.ovs.Snapshot())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weft-sdn/weft/agent/desired"
+	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/plan"
 )
@@ -86,7 +87,7 @@ func (a *Agent) bridgeDrifted(d drift) {
 	}
 	a.forgive(d.bridge)
 	clear(br.refused)
-	if n := a.bridges.sync(br, a.flowsOf(d.bridge)); n > 0 { // else it was changed by the agent meanwhile
+	if n := a.syncFlows(d.bridge, func(flows []flow.Flow) int { return a.bridges.sync(br, flows) }); n > 0 { // else it was changed by the agent meanwhile
 		a.metrics.repaired("flow", n)
 		logDifferences(a.log, "flows differed from the plan", flowDifferences(d.bridge, d.found), "bridge", d.bridge)
 	}
@@ -98,7 +99,7 @@ func (a *Agent) resync() {
 		if br.synced {
 			a.metrics.resyncs.WithLabelValues(name).Inc()
 			a.forgive(name)
-			a.bridges.sync(br, a.planner.Flows(name))
+			a.syncFlows(name, func(flows []flow.Flow) int { return a.bridges.sync(br, flows) })
 		}
 	}
 }

@@ -133,15 +133,15 @@ const flowTimeout = 10 * time.Second
 func writeTimeout(n int) time.Duration { return 4*time.Second + time.Duration(n)*time.Millisecond }
 
 // connect takes over a new connection and writes the whole plan.
-func (b *bridges) connect(c connected, flows []flow.Flow) {
+func (b *bridges) connect(c connected, flows []flow.Flow) (written int) {
 	br := b.all[c.bridge]
 	if br == nil {
 		_ = c.conn.Close()
-		return
+		return 0
 	}
 	br.close()
 	br.conn, br.refused, br.said, br.life = c.conn, map[flow.Key]uint64{}, map[flow.Key]bool{}, life{}
-	b.sync(br, flows)
+	return b.sync(br, flows)
 }
 
 // sync makes the bridge's flows of weft exactly the plan, but for flows that the bridge refuses: each takes itself out,

@@ -106,13 +106,29 @@ func newKeeper(ctx context.Context, cfg Config, s *store.Store, publish func(str
 	}
 }
 
-// start begins; wait waits for the end, which the context brings.
-func (k *keeper) start() {
+// start begins, with what is known and what an earlier agent of the node has said of its peers: when it was silent, so is
+// this one, before anything is written. wait waits for the end, which the context brings.
+func (k *keeper) start(w keeperWorld, said *storev1.Witness) {
+	k.see(w)
+	k.remember(said.GetHeard(), true)
+	k.remember(said.GetLost(), false)
+	k.decide()
 	tunnels := line{runDir: k.cfg.OVSRunDir, bridge: plan.BrTun, log: k.log, up: k.connected, port: k.portChanged, down: k.deaf, refused: k.gone}
 	routers := line{runDir: k.cfg.OVSRunDir, bridge: plan.BrInt, log: k.log, up: k.gateUp, port: func(openflow.PortStatus) {}, down: k.gateDown, refused: func() {}}
 	k.running.Go(func() { tunnels.run(k.ctx) })
 	k.running.Go(func() { routers.run(k.ctx) })
 	k.running.Go(k.run)
+}
+
+// remember takes in what was said of those that are peers still. What has become of their sessions shows when there is a
+// connection to the bridge.
+func (k *keeper) remember(peers []string, up bool) {
+	for _, peer := range peers {
+		if _, ok := k.world.sessions[peer]; ok {
+			k.known[peer] = true
+			k.machine.Remember(time.Now(), peer, up)
+		}
+	}
 }
 
 func (k *keeper) wait() { k.running.Wait() }
@@ -166,8 +182,12 @@ func (k *keeper) see(w keeperWorld) {
 }
 
 // sessions tells the machine which peers are heard. A session counts from when OVSDB has said that it was up: the port of
-// one that has just been asked for may be called live as well.
+// one that has just been asked for may be called live as well. Without a connection to the bridge nothing is told: the machine
+// knows that it has gone.
 func (k *keeper) sessions() {
+	if k.ports == nil {
+		return
+	}
 	for peer, s := range k.world.sessions {
 		up := k.ports[s.port]
 		if up && s.up {
@@ -349,6 +369,17 @@ func (k *keeper) replicated(claims []ha.Claim, patience time.Duration) {
 		})
 	}
 	flushes.Wait()
+}
+
+// spare says that the node could not fall silent for the routers of claims: they are not made.
+func (k *keeper) spare(claims []ha.Claim) {
+	k.running.Go(func() {
+		k.do(func() {
+			for _, c := range claims {
+				k.machine.Claimed(time.Now(), c, ha.Unknown, 0)
+			}
+		})
+	})
 }
 
 // hushed says that the node is silent for the routers of claims. Nothing changes in their connections from here on: what is

@@ -86,14 +86,14 @@ func (p *publisher) known(ctx context.Context) error {
 
 // load reads what an earlier agent wrote, so that it is not written again; prune removes what no longer holds.
 func (p *publisher) load(ctx context.Context) error {
-	snap, err := p.store.Read(ctx, store.Prefix(keys.Statuses(p.node)), store.Prefix(keys.Plugs(p.node)), store.Key(keys.Agent(p.node)))
+	snap, err := p.store.Read(ctx, store.Prefix(keys.Statuses(p.node)), store.Prefix(keys.Plugs(p.node)), store.Key(keys.Agent(p.node)), store.Key(keys.Witness(p.node)))
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.have)
-	for i, m := range []proto.Message{&storev1.Report{}, &storev1.Plug{}, &storev1.Agent{}} {
+	for i, m := range []proto.Message{&storev1.Report{}, &storev1.Plug{}, &storev1.Agent{}, &storev1.Witness{}} {
 		for _, e := range snap.Results[i].Entries {
 			value := proto.Clone(m)
 			if err := proto.Unmarshal(e.Value, value); err != nil {
@@ -125,6 +125,13 @@ func (p *publisher) current(key string) proto.Message {
 	return p.want[key]
 }
 
+// last is what a key is known to hold in the store, by this agent or an earlier one; nil: nothing.
+func (p *publisher) last(key string) proto.Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.have[key]
+}
+
 // plugged lists the ports whose plugs are, or should be, in the store.
 func (p *publisher) plugged() []string {
 	p.mu.Lock()
@@ -149,11 +156,18 @@ type change struct {
 	value proto.Message // nil: delete
 }
 
-// take picks keys that are not as they should be, at most maxKeys.
+// take picks keys that are not as they should be, at most maxKeys. What the node hears of its peers goes first and alone:
+// others wait for it to take over.
 func (p *publisher) take() []change {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []change
+	if key := keys.Witness(p.node); p.dirty[key] {
+		delete(p.dirty, key)
+		if want := p.want[key]; !same(want, p.have[key]) {
+			return []change{{key, want}}
+		}
+	}
 	for key := range p.dirty {
 		if len(out) == maxKeys {
 			break

@@ -66,11 +66,32 @@ func (a *Agent) afterFlows(dirty *view.Dirty) {
 	}
 	if hush := a.takeover.hush; len(hush) > 0 {
 		a.takeover.hush = nil
-		a.takeover.keeper.hushed(hush)
+		a.give(hush)
 	}
 	for id := range dirty.Actives {
 		a.announce(id)
 	}
+}
+
+// give has claims made for whose routers the node is silent now. When br-int did not take the change it may still forward:
+// then what was to be handed over stays. Who resigns has nothing that passes.
+func (a *Agent) give(claims []ha.Claim) {
+	if a.bridges.has(plan.BrInt) {
+		a.takeover.keeper.hushed(claims)
+		return
+	}
+	var stay, resigned []ha.Claim
+	for _, c := range claims {
+		if c.Cause == ha.Resign {
+			resigned = append(resigned, c)
+			continue
+		}
+		stay = append(stay, c)
+		a.view.Unhush(c.Router, a.dirty)
+		a.log.Warn("a router is not handed over: br-int has not taken the change that makes this node silent for it", "router", c.Router, "node", c.To)
+	}
+	a.takeover.keeper.hushed(resigned)
+	a.takeover.keeper.spare(stay)
 }
 
 // announce tells the neighbours of a router that this node now forwards for.
@@ -126,6 +147,10 @@ func (a *Agent) tellKeeper() {
 		return
 	}
 	a.takeover.stale = false
+	a.takeover.keeper.set(a.keeperWorld())
+}
+
+func (a *Agent) keeperWorld() keeperWorld {
 	snap := a.ovs.Snapshot()
 	w := keeperWorld{World: ha.World{
 		Routers: map[string]ha.Router{}, Peers: map[string]ha.Peer{}, Uplinks: provenUplinks(a.uplinks(snap)),
@@ -146,7 +171,7 @@ func (a *Agent) tellKeeper() {
 			w.sessions[name] = session{port: port, up: i != nil && i.BFDUp}
 		}
 	}
-	a.takeover.keeper.set(w)
+	return w
 }
 
 // withoutGate takes the flow that silences routers out of a change: the keeper alone writes it, so that no change decided
@@ -166,6 +191,17 @@ func (a *Agent) flowsOf(bridge string) []flow.Flow {
 		flows = append(flows, plan.Silence())
 	}
 	return flows
+}
+
+// syncFlows makes a bridge what is planned. The keeper may have closed or opened the gate meanwhile, by a connection of its
+// own: then its flow is written once more.
+func (a *Agent) syncFlows(name string, sync func([]flow.Flow) int) int {
+	silent := a.takeover.silent()
+	n := sync(a.flowsOf(name))
+	if k := a.takeover.keeper; k != nil && name == plan.BrInt && k.silent.Load() != silent {
+		k.running.Go(k.writeGate)
+	}
+	return n
 }
 
 func without(flows []flow.Flow, one flow.Flow) []flow.Flow {

@@ -201,6 +201,10 @@ func (w *workers) attempt(u unit, k *work, j job) (any, error) {
 	defer leave()
 	w.mu.Lock()
 	want := k.want
+	if j.quiet && want != k.built { // it has changed while this waited, and is built next
+		w.mu.Unlock()
+		return k.built, nil
+	}
 	w.mu.Unlock()
 	err = j.do(w.ctx, u, want)
 	w.mu.Lock()

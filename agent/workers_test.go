@@ -250,3 +250,41 @@ func TestAUnitTakenDownAndWantedAgainIsBuiltAgain(t *testing.T) {
 		}
 	})
 }
+
+// An audit waits for a slot while its unit is taken down: the removal is the builder's, and told.
+func TestAUnitTakenDownWhileItsAuditWaitsIsToldToBeGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		b := builders{
+			build: func(_ context.Context, u unit, _ any) error {
+				if u.id == "slow" {
+					<-free
+				}
+				return nil
+			},
+			audit: func(_ context.Context, _ unit, want any) error {
+				t.Errorf("audited as %v", want)
+				return nil
+			},
+			soon: func(error) bool { return false },
+		}
+		w := newWorkers(t.Context(), 1, b)
+		u := unit{"router", "r"}
+		w.set(u, "x")
+		<-w.results
+		w.set(unit{"router", "slow"}, "y")
+		synctest.Wait()
+		w.inspect(u)
+		synctest.Wait()
+		w.set(u, nil)
+		close(free)
+		gone := false
+		for range 2 {
+			o := <-w.results
+			gone = gone || o.unit == u && o.want == nil
+		}
+		if !gone {
+			t.Error("that the unit is gone was not told")
+		}
+	})
+}

@@ -169,7 +169,17 @@ func (d *deciding) held(id string, r Router) {
 	if !fit(r, d.world.Uplinks) {
 		if to := d.successor(r, d.reachable); to != "" {
 			d.claim(id, r, to, Resign)
+			return
 		}
+	}
+	d.keep(id, r)
+}
+
+// keep ends the silence for a router that the node was to give away, when it is not known whether that was done and nothing
+// calls for it any more: nobody else would.
+func (d *deciding) keep(id string, r Router) {
+	if revision, in := d.doubts[id]; in && revision == r.Revision && d.world.Switch {
+		d.claim(id, r, d.c.Self, Confirm)
 	}
 }
 

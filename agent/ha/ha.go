@@ -87,7 +87,7 @@ type Cause int
 const (
 	// Lost: the holder is lost.
 	Lost Cause = iota
-	// Confirm: the node is the holder, has been silent and wants to go on.
+	// Confirm: the node is the holder, has been silent, for all routers or to give this one away, and wants to go on.
 	Confirm
 	// HandOver: the node is the holder and hands over, because it was told to.
 	HandOver
@@ -154,6 +154,8 @@ type Machine struct {
 	suspects map[string]*suspicion
 	gone     map[string]time.Time // peers without a lease -> since
 	flights  map[string]*flight
+	// doubts are routers that the node fell silent for to give them away, at which revision, and may still hold.
+	doubts map[string]int64
 }
 
 // suspicion is of a holder that more than half of its peers have lost.
@@ -178,6 +180,7 @@ func New(c Config) *Machine {
 	return &Machine{
 		c: c, up: map[string]bool{}, confirmed: map[string]bool{}, suspects: map[string]*suspicion{},
 		losts: map[string]time.Time{}, signs: map[string]time.Time{}, gone: map[string]time.Time{}, flights: map[string]*flight{},
+		doubts: map[string]int64{},
 	}
 }
 
@@ -190,6 +193,7 @@ func (m *Machine) SetWorld(now time.Time, w World) {
 			delete(m.flights, id)
 		}
 	}
+	maps.DeleteFunc(m.doubts, func(id string, revision int64) bool { return w.Routers[id].Revision != revision })
 	for name := range m.up {
 		if _, ok := w.Peers[name]; !ok {
 			delete(m.up, name)
@@ -269,6 +273,9 @@ func (m *Machine) Claimed(now time.Time, c Claim, o Outcome, revision int64) {
 	if o != Unknown {
 		m.asked = now
 	}
+	if o != Made && (c.Cause == HandOver || c.Cause == Resign) {
+		m.doubts[c.Router] = c.Revision
+	}
 	switch o {
 	case Made:
 		f.revision = revision
@@ -286,6 +293,13 @@ func (m *Machine) Claimed(now time.Time, c Claim, o Outcome, revision int64) {
 	case Unknown:
 		f.until = now.Add(m.c.Retry)
 	}
+}
+
+// Remember tells, before the first Decide, what an earlier run of the node has said of a peer: that it hears it, or has lost
+// it. Its silence goes on with that.
+func (m *Machine) Remember(now time.Time, peer string, up bool) {
+	m.Session(now, peer, true)
+	m.Session(now, peer, up)
 }
 
 // Answered tells that the store has answered.

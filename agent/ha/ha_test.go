@@ -404,3 +404,57 @@ func TestASessionThatWasNeverUpTellsNothing(t *testing.T) {
 		t.Error("net4 was never heard:", n.got)
 	}
 }
+
+// Once silent for a router to give it away, a node whose claim the store did not answer must not stay so when there is nobody
+// to give it to any more, or no reason.
+func TestARouterThatWasNotGivenAwayAfterAllIsConfirmed(t *testing.T) {
+	for name, outcome := range map[string]ha.Outcome{"not answered": ha.Unknown, "refused": ha.Refused} {
+		t.Run(name, func(t *testing.T) {
+			n := start(t)
+			n.router("r2", func(r *ha.Router) { r.HandOver = "net3" })
+			n.decide(0)
+			n.claims("r2 net3")
+			n.m.Claimed(n.now, n.got.Claims[0], outcome, 0)
+			n.router("r2", func(r *ha.Router) { r.HandOver = "" })
+			n.decide(2 * time.Second)
+			n.claims("r2 net2")
+			n.m.Claimed(n.now, n.got.Claims[0], ha.Unknown, 0)
+			n.decide(200 * ms)
+			n.claims("r2 net2")
+			n.made()
+			n.decide(10 * time.Second)
+			n.claims()
+		})
+	}
+}
+
+func TestAnUplinkThatComesBackWhileTheStoreIsAwayLeavesNoRouterSilent(t *testing.T) {
+	n := start(t)
+	n.world.Uplinks = map[string]bool{"ext": false}
+	n.see()
+	n.decide(0)
+	n.claims("r2 net3")
+	n.m.Claimed(n.now, n.got.Claims[0], ha.Unknown, 0)
+	n.world.Uplinks = map[string]bool{"ext": true}
+	n.see()
+	n.decide(time.Second)
+	n.claims("r2 net2")
+}
+
+func TestANodeThatStartsAnewGoesOnWithTheSilenceOfItsLastRun(t *testing.T) {
+	n := start(t)
+	n.m = ha.New(config("net2"))
+	n.m.Remember(n.now, "net1", false)
+	n.m.Remember(n.now, "net3", false)
+	n.see()
+	n.decide(0)
+	n.silent(true)
+	n.claims()
+	if diff := cmp.Diff([]string{"net1", "net3"}, n.got.Lost); diff != "" {
+		t.Fatalf("lost (-want +got):\n%s", diff)
+	}
+	n.m.Session(n.now, "net1", true)
+	n.m.Session(n.now, "net3", true)
+	n.decide(0)
+	n.claims("r2 net2")
+}

@@ -115,3 +115,21 @@ func TestWhatTheNodeHasWrittenItselfIsNotUndoneByWhatWasBefore(t *testing.T) {
 		t.Errorf("the newer change is not seen: %+v", got)
 	}
 }
+
+// A router that this node has just got and is giving away again: the mirror's word of the first does not end the silence.
+func TestTheSilenceOfAHandOverOutlastsTheNewsOfHowTheRouterCame(t *testing.T) {
+	n, _ := settled("net2")
+	now := n.store.put(keys.Active(router1), &storev1.ActiveRouter{Node: "net2", Epoch: 2})
+	n.view.Wrote(router1, view.Active{Node: "net2", Epoch: 2, Revision: now.Revision}, n.dirty)
+	n.view.Hush(router1, n.dirty)
+	n.see(now)
+	n.plan()
+	if flows := n.mentions(router1, plan.BrInt); len(flows) != 0 {
+		t.Errorf("it forwards while it is handed over: %q", flows)
+	}
+	n.see(n.store.put(keys.Active(router1), &storev1.ActiveRouter{Node: "net2", Epoch: 3}))
+	n.plan()
+	if flows := n.mentions(router1, plan.BrInt); len(flows) == 0 {
+		t.Error("it does not forward though it was made the holder anew")
+	}
+}

@@ -639,7 +639,9 @@ func (v *View) relocate(router string, d *Dirty) {
 
 func (v *View) setActive(router string, now Active, d *Dirty) {
 	delete(v.written, router)
-	delete(v.hushed, router)
+	if v.hushed[router] != now.Revision { // the mirror may tell late what this node wrote itself, and was silent for since
+		delete(v.hushed, router)
+	}
 	if now.Node == "" {
 		delete(v.Active, router)
 	} else {
