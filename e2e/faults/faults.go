@@ -42,8 +42,9 @@ type Row struct {
 	Seen    string          `json:"seen"` // by an operator, while it lasted
 	Lost    map[string]Loss `json:"lost"` // by flow
 	Changes Changes         `json:"changes"`
-	Clean   time.Duration   `json:"clean_ns"` // from its end until the audit found nothing
-	Last    string          `json:"last"`     // what it found the last time it did, if that took its time
+	Clean   time.Duration   `json:"clean_ns"`        // from its end until the audit found nothing
+	Last    string          `json:"last"`            // what it found the last time it did, if that took its time
+	Moved   string          `json:"moved,omitempty"` // where the router was in the end, if not where it began, and why
 	Wrong   []string        `json:"wrong,omitempty"`
 }
 
@@ -128,6 +129,7 @@ func (w *world) run(ctx context.Context, c Case, o Options) (Row, error) {
 	if err = errors.Join(err, auditErr); err != nil || len(found) > 0 {
 		row.Wrong = append(row.Wrong, fmt.Sprintf("not right after %s: %v %s", o.Patience, err, list(found)))
 	}
+	row.Moved = w.moved(ctx)
 	w.count(c, runs, &row)
 	return row, nil
 }
@@ -241,6 +243,9 @@ func (r Row) String() string {
 	}
 	if r.Seen != "" {
 		out += "; seen: " + r.Seen
+	}
+	if r.Moved != "" {
+		out += "; router moved: " + r.Moved
 	}
 	if r.Last != "" {
 		out += "\n  the last to come right: " + r.Last

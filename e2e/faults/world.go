@@ -243,22 +243,28 @@ func (w *world) sweep(ctx context.Context) error {
 	return err
 }
 
-// reason is why the router's node is the one it is, in the node's own words.
-func (w *world) reason(ctx context.Context) string {
+// active is the router's node, and why it is that one; empty when the store can't say.
+func (w *world) active(ctx context.Context) *storev1.ActiveRouter {
+	out := &storev1.ActiveRouter{}
 	client, err := w.Etcd()
 	if err != nil {
-		return err.Error()
+		return out
 	}
 	defer func() { _ = client.Close() }() // it only read
 	answer, err := client.Get(ctx, keys.Active(w.router))
-	if err != nil || len(answer.Kvs) == 0 {
-		return fmt.Sprint(err)
+	if err == nil && len(answer.Kvs) > 0 {
+		_ = proto.Unmarshal(answer.Kvs[0].Value, out) // the audit finds what is no message
 	}
-	active := &storev1.ActiveRouter{}
-	if err := proto.Unmarshal(answer.Kvs[0].Value, active); err != nil {
-		return err.Error()
+	return out
+}
+
+// moved says where the router is if it is not where it was when the case began; "" when it is.
+func (w *world) moved(ctx context.Context) string {
+	a := w.active(ctx)
+	if a.GetNode() == w.places[holder] {
+		return ""
 	}
-	return active.GetReason()
+	return fmt.Sprintf("from %s to %s: %s", w.places[holder], a.GetNode(), a.GetReason())
 }
 
 // seen is what an operator sees now: nodes that are not alive, and objects that are not ACTIVE.
@@ -283,7 +289,7 @@ func (w *world) seen(ctx context.Context) string {
 		out += fmt.Sprintf("router %s; ", r.GetStatus().GetState())
 	}
 	if err == nil && r.GetActiveNode() != "" && r.GetActiveNode() != w.places[holder] {
-		out += "router moved (" + w.reason(ctx) + "); "
+		out += "router moved (" + w.active(ctx).GetReason() + "); "
 	}
 	n, err := fleet.Do[*weftv1.Network](ctx, w.Fleet, &weftv1.GetNetworkRequest{Id: w.network})
 	if err == nil && n.GetStatus().GetState() != weftv1.State_STATE_ACTIVE {
