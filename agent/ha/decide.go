@@ -91,14 +91,15 @@ func (d *deciding) suspect() {
 }
 
 // alive lists the routers for which a node that is lost now has shown that it is not dead. Either it has written their keys
-// after the others wrote that they had lost it. Or, where there are no others, after it can have noticed itself.
+// after the others wrote that they had lost it. Or, where there are no others, after it can have noticed itself. Of
+// one that was lost before this run of the node can know of a sign, it is taken for granted: its lease tells.
 func (d *deciding) alive(node string) map[string]bool {
 	voted := d.voted(node)
 	out := map[string]bool{}
 	for id, r := range d.world.Routers {
 		sign, ok := d.signs[id]
 		alone := voted == 0 && ok && !sign.Before(d.losts[node].Add(-d.c.Guard))
-		if r.Holder == node && (alone || (voted != 0 && r.Revision > voted)) {
+		if r.Holder == node && (d.inherited[node] || alone || (voted != 0 && r.Revision > voted)) {
 			out[id] = true
 		}
 	}

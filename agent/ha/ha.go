@@ -156,6 +156,8 @@ type Machine struct {
 	flights  map[string]*flight
 	// doubts are routers that the node fell silent for to give them away, at which revision, and may still hold.
 	doubts map[string]int64
+	// inherited are peers whose session only an earlier run of the node has seen up: when it ended is not known.
+	inherited map[string]bool
 }
 
 // suspicion is of a holder that more than half of its peers have lost.
@@ -180,7 +182,7 @@ func New(c Config) *Machine {
 	return &Machine{
 		c: c, up: map[string]bool{}, confirmed: map[string]bool{}, suspects: map[string]*suspicion{},
 		losts: map[string]time.Time{}, signs: map[string]time.Time{}, gone: map[string]time.Time{}, flights: map[string]*flight{},
-		doubts: map[string]int64{},
+		doubts: map[string]int64{}, inherited: map[string]bool{},
 	}
 }
 
@@ -198,6 +200,7 @@ func (m *Machine) SetWorld(now time.Time, w World) {
 		if _, ok := w.Peers[name]; !ok {
 			delete(m.up, name)
 			delete(m.losts, name)
+			delete(m.inherited, name)
 		}
 	}
 	m.world = w
@@ -254,6 +257,9 @@ func (m *Machine) Session(now time.Time, peer string, up bool) {
 	if was && !up {
 		m.losts[peer] = now
 	}
+	if up {
+		delete(m.inherited, peer)
+	}
 	m.up[peer] = up
 }
 
@@ -300,6 +306,7 @@ func (m *Machine) Claimed(now time.Time, c Claim, o Outcome, revision int64) {
 func (m *Machine) Remember(now time.Time, peer string, up bool) {
 	m.Session(now, peer, true)
 	m.Session(now, peer, up)
+	m.inherited[peer] = true
 }
 
 // Answered tells that the store has answered.

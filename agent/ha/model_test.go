@@ -331,7 +331,7 @@ func (f *fleet) manage(n *member, reaches bool) {
 func (f *fleet) strike() {
 	name := rapid.SampledFrom(slices.Sorted(maps.Keys(f.nodes))).Draw(f.T, "node")
 	n := f.nodes[name]
-	switch rapid.SampledFrom([]string{"underlay", "management", "path"}).Draw(f.T, "fault") {
+	switch rapid.SampledFrom([]string{"underlay", "management", "path", "restart"}).Draw(f.T, "fault") {
 	case "underlay":
 		passes := rapid.Bool().Draw(f.T, "passes")
 		for other := range f.nodes {
@@ -339,6 +339,8 @@ func (f *fleet) strike() {
 				f.cut(name, other, passes)
 			}
 		}
+	case "restart":
+		f.restart(n)
 	case "management":
 		f.manage(n, rapid.Bool().Draw(f.T, "reaches"))
 	case "path":
@@ -349,7 +351,33 @@ func (f *fleet) strike() {
 	}
 }
 
-// Whatever path is cut and mended, and whenever: two nodes never forward for one router, and when all is mended one does.
+// restart ends a node's agent and starts another, which begins with what is in the store and with what the last one wrote.
+func (f *fleet) restart(n *member) {
+	if !n.managed {
+		return // it would wait until it reaches the store
+	}
+	n.m = ha.New(config(n.name))
+	maps.Copy(n.seen, f.store)
+	for name, w := range f.witness {
+		n.said[name] = w
+	}
+	f.tell(n)
+	said, ok := f.witness[n.name]
+	if !ok {
+		said.heard = slices.Collect(maps.Keys(n.peers))
+	}
+	for _, peer := range said.heard {
+		n.m.Remember(f.time(), peer, true)
+	}
+	for _, peer := range said.lost {
+		n.m.Remember(f.time(), peer, false)
+	}
+	for peer, up := range n.peers {
+		n.m.Session(f.time(), peer, up)
+	}
+}
+
+// Whatever path is cut and mended, whatever agent is restarted, and whenever: two nodes never forward for one router, and when all is mended one does.
 func TestTwoNodesNeverForwardForOneRouter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := newModel(t, rapid.IntRange(2, 4).Draw(t, "nodes"), 2)
