@@ -100,6 +100,7 @@ type agents struct {
 	up      map[string]bool
 	off     map[string]bool      // the node is without power
 	lazy    map[string]time.Time // the node is never done with building a router, since when
+	cut     map[string]bool      // the node has lost its uplink
 	slow    bool                 // nothing is handed over
 	agent   *storev1.Agent
 }
@@ -108,7 +109,7 @@ func startAgents(t *testing.T, s *store.Store, names ...string) *agents {
 	t.Helper()
 	a := &agents{
 		t: t, s: s, kick: make(chan struct{}, 1), image: newImage(), changed: make(chan struct{}),
-		up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, agent: &storev1.Agent{
+		up: map[string]bool{}, off: map[string]bool{}, lazy: map[string]time.Time{}, cut: map[string]bool{}, agent: &storev1.Agent{
 			Roles: []weftv1.Role{weftv1.Role_ROLE_NETWORK}, TunnelIp: "192.0.2.1", BridgeMappings: map[string]string{"ext1": "br-ext1"},
 			Uplinks: []*weftv1.Uplink{{PhysicalNetwork: "ext1", Bridge: "br-ext1", Proven: true}},
 		},
@@ -210,6 +211,19 @@ func (a *agents) set(change func()) {
 	}
 }
 
+// uplink makes a node's uplink proven, or not. Its agent gives away what it can't forward, as it must.
+func (a *agents) uplink(name string, proven bool) {
+	a.t.Helper()
+	agent := proto.CloneOf(a.agent)
+	agent.Uplinks[0].Proven = proven
+	a.set(func() {
+		if delete(a.cut, name); !proven {
+			a.cut[name] = true
+		}
+	})
+	a.do(func(x *txn.Txn) { x.Put(keys.Agent(name), agent) })
+}
+
 // start starts a node's agent, and the node if it was off.
 func (a *agents) start(name string) {
 	a.t.Helper()
@@ -307,6 +321,12 @@ func (a *agents) tend(m *image, router, node string, b *storev1.RouterBinding) e
 		return nil
 	case active.GetNode() == node && b.GetHandOver() != "" && !a.slow:
 		return a.pass(m, router, node, b.GetHandOver())
+	case active.GetNode() == node && a.cut[node]:
+		for _, other := range b.GetNodes() {
+			if a.up[other] && !a.cut[other] {
+				return a.pass(m, router, node, other)
+			}
+		}
 	case a.off[active.GetNode()]:
 		for _, first := range b.GetNodes() {
 			if a.up[first] {

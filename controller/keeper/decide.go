@@ -13,6 +13,20 @@ type nodes struct {
 	alive map[string]bool
 	// dead nodes have had none for longer than the grace; draining ones are to be emptied.
 	dead, draining map[string]bool
+	// proven is, by node, the physical networks to which it has a proven uplink.
+	proven map[string]map[string]bool
+}
+
+// cut are those of some nodes that do not reach all of some physical networks, each with the first one that it does not.
+func (n *nodes) cut(names, physnets []string) map[string]string {
+	out := map[string]string{}
+	for _, name := range names {
+		i := slices.IndexFunc(physnets, func(p string) bool { return !n.proven[name][p] })
+		if i >= 0 {
+			out[name] = physnets[i]
+		}
+	}
+	return out
 }
 
 // leaving says why nothing is to stay on a node; "" when it may.
@@ -40,6 +54,9 @@ type plan struct {
 	active, handOver, move string
 	// standby are the nodes on which the router has been built as a standby as it is or was a moment ago.
 	standby map[string]bool
+	// cut are the nodes that have no proven uplink to a physical network that the router needs, each with that network. An
+	// agent gives a router away that it can't forward: handed over to it, the router would come back at once.
+	cut map[string]string
 	// failback: the pool gives its first choice back to a node that returns.
 	failback bool
 }
@@ -95,8 +112,10 @@ func (d *decision) target(p plan, n nodes) string {
 	case p.move != "" && p.move == p.active:
 		d.done, d.grow.First = true, p.active
 		return ""
-	case p.move != "" && n.leaving(p.move) == "":
+	case p.move != "" && n.leaving(p.move) == "" && !p.worse(p.move):
 		return p.move
+	case p.move != "" && n.leaving(p.move) == "":
+		d.done, d.reason = true, "node "+p.move+" has no proven uplink to physical network "+p.cut[p.move]
 	case p.move != "":
 		d.done, d.reason = true, "node "+p.move+" "+n.leaving(p.move)
 	}
@@ -105,11 +124,14 @@ func (d *decision) target(p plan, n nodes) string {
 		return p.successor(n)
 	case p.drained(n) && n.leaving(p.active) == "": // whoever has it from a drained node keeps it
 		d.grow.First = p.active
-	case p.failback && len(p.nodes) > 0 && p.nodes[0] != p.active && n.leaving(p.nodes[0]) == "":
+	case p.failback && len(p.nodes) > 0 && p.nodes[0] != p.active && n.leaving(p.nodes[0]) == "" && p.cut[p.nodes[0]] == "":
 		return p.nodes[0]
 	}
 	return ""
 }
+
+// worse reports whether a node does not reach what the router needs while the active one does.
+func (p *plan) worse(node string) bool { return p.cut[node] != "" && p.cut[p.active] == "" }
 
 // drained reports whether a node of the plan is drained.
 func (p *plan) drained(n nodes) bool {
@@ -120,7 +142,7 @@ func (p *plan) drained(n nodes) bool {
 // first that is ready; "" when none is.
 func (p *plan) successor(n nodes) string {
 	fit := func(node string) bool {
-		return node != p.active && n.alive[node] && n.leaving(node) == ""
+		return node != p.active && n.alive[node] && n.leaving(node) == "" && !p.worse(node)
 	}
 	if p.standby[p.handOver] && fit(p.handOver) {
 		return p.handOver

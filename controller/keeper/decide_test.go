@@ -127,6 +127,29 @@ func TestDecisions(t *testing.T) {
 		trim:  &placing.Replan{},
 		done:  true,
 	}, {
+		name:  "a first choice without an uplink gets nothing back",
+		plan:  plan{nodes: []string{"a", "b"}, active: "b", failback: true, ready: set("a"), standby: set("a"), cut: map[string]string{"a": "ext1"}},
+		nodes: nodes{alive: three},
+		grow:  placing.Replan{Keep: []string{"a", "b"}},
+		trim:  &placing.Replan{},
+	}, {
+		name:  "a drained holder hands over to the first that has its uplinks",
+		plan:  plan{nodes: []string{"a", "b", "c"}, active: "a", handOver: "b", ready: set("b", "c"), standby: set("b", "c"), cut: map[string]string{"b": "ext1"}},
+		nodes: nodes{alive: three, draining: set("a")},
+		grow:  placing.Replan{Keep: []string{"a", "b", "c"}, HandOver: "c"},
+	}, {
+		name:  "and to any when it has lost its own",
+		plan:  plan{nodes: []string{"a", "b"}, active: "a", ready: set("b"), standby: set("b"), cut: map[string]string{"a": "ext1", "b": "ext1"}},
+		nodes: nodes{alive: three, draining: set("a")},
+		grow:  placing.Replan{Keep: []string{"a", "b"}, HandOver: "b"},
+	}, {
+		name:  "a move to a node that has lost its uplink is given up, even when the holder has been told",
+		plan:  plan{nodes: []string{"a", "b"}, active: "a", handOver: "b", move: "b", ready: set("b"), standby: set("b"), cut: map[string]string{"b": "ext1"}},
+		nodes: nodes{alive: three},
+		grow:  placing.Replan{Keep: []string{"a", "b"}},
+		trim:  &placing.Replan{},
+		done:  true,
+	}, {
 		name:  "DHCP: a drained server stays until the others work",
 		plan:  plan{nodes: []string{"a", "b"}},
 		nodes: nodes{alive: three, draining: set("a")},

@@ -43,6 +43,9 @@ type Options struct {
 	DeadAfter time.Duration
 	// Moving is how many routers are told to hand over at the same time; default 8.
 	Moving int
+	// Stuck is how long a router that is being handed over counts as one of these: those that can't be stop no other; default
+	// 10 s.
+	Stuck time.Duration
 }
 
 // Keeper keeps. Make it with New; Run does the work.
@@ -54,6 +57,7 @@ type Keeper struct {
 func New(opts Options) *Keeper {
 	opts.DeadAfter = cmp.Or(opts.DeadAfter, 15*time.Second)
 	opts.Moving = cmp.Or(opts.Moving, 8)
+	opts.Stuck = cmp.Or(opts.Stuck, 10*time.Second)
 	return &Keeper{opts: opts}
 }
 
@@ -129,7 +133,7 @@ type work struct {
 	known   map[fleet.Object]*known
 	moves   map[string]bool // routers that somebody wishes to move
 	dirty   map[fleet.Object]bool
-	moving  map[string]bool       // routers that are being handed over
+	moving  map[string]time.Time  // routers that are being handed over, and since when
 	moved   time.Time             // when that last changed
 	blocked map[fleet.Object]bool // routers that wait until fewer are
 	nodes   nodes
@@ -142,7 +146,7 @@ type work struct {
 func newWork(opts Options, term leader.Term) *work {
 	return &work{
 		Options: opts, term: term, known: map[fleet.Object]*known{}, moves: map[string]bool{}, dirty: map[fleet.Object]bool{},
-		moving: map[string]bool{}, blocked: map[fleet.Object]bool{}, able: map[string]string{},
+		moving: map[string]time.Time{}, blocked: map[fleet.Object]bool{}, able: map[string]string{},
 	}
 }
 
@@ -200,6 +204,9 @@ func (w *work) changeObject(o fleet.Object, gone bool, placement *weftv1.Placeme
 	w.touch(o)
 	if gone {
 		delete(w.known, o)
+		if o.Kind == keys.KindRouter {
+			delete(w.moving, o.ID) // it is not looked at again
+		}
 		return
 	}
 	w.known[o] = &known{placed: placement != nil, nodes: slices.Clone(placement.GetNodes()), wanted: int(wanted)}
@@ -240,14 +247,39 @@ func (w *work) look(ctx context.Context) time.Duration {
 			next = min(next, w.failed(ctx, o, err))
 		}
 	}
-	if len(w.moving) < w.Moving && len(w.blocked) > 0 {
-		for o := range w.blocked {
-			w.touch(o)
-		}
-		clear(w.blocked)
-		next = min(next, calm)
+	return max(min(next, w.unblock()), time.Millisecond)
+}
+
+// unblock has those that wait looked at again when they need not any more, and returns when to look again.
+func (w *work) unblock() time.Duration {
+	busy, next := w.busy()
+	switch {
+	case len(w.blocked) == 0:
+		return period
+	case busy >= w.Moving:
+		return next
 	}
-	return max(next, time.Millisecond)
+	for o := range w.blocked {
+		w.touch(o)
+	}
+	clear(w.blocked)
+	return calm
+}
+
+// busy is how many routers are being handed over, those that seem to be stuck aside, and when the next one will seem so.
+func (w *work) busy() (n int, next time.Duration) {
+	next = period
+	for _, since := range w.moving {
+		if left := time.Until(since.Add(w.Stuck)); left > 0 {
+			n, next = n+1, min(next, left)
+		}
+	}
+	return n, next
+}
+
+func (w *work) isMoving(router string) bool {
+	_, moving := w.moving[router]
+	return moving
 }
 
 // stalled is how long what makes room on a drained node waits for a router that is being handed over.
@@ -287,7 +319,7 @@ func (w *work) rank(o fleet.Object) int {
 		return placeless
 	}
 	if o.Kind == keys.KindRouter {
-		if active, _ := w.Fleet.Active(o.ID); w.moving[o.ID] || w.moves[o.ID] || w.nodes.draining[active] {
+		if active, _ := w.Fleet.Active(o.ID); w.isMoving(o.ID) || w.moves[o.ID] || w.nodes.draining[active] {
 			return handOvers
 		}
 	}
@@ -328,7 +360,7 @@ func (w *work) quiet(o fleet.Object, k *known) bool {
 		return false
 	case k == nil || !k.placed:
 		return true
-	case !k.seen || o.Kind == keys.KindRouter && w.moving[o.ID]:
+	case !k.seen || o.Kind == keys.KindRouter && w.isMoving(o.ID):
 		return false
 	}
 	for _, node := range k.nodes {
@@ -366,7 +398,8 @@ func (w *work) lookAtNodes() time.Duration {
 	now, next := w.current(all)
 	changed := map[string]bool{}
 	for _, n := range all {
-		if now.alive[n.Name] != w.nodes.alive[n.Name] || now.leaving(n.Name) != w.nodes.leaving(n.Name) {
+		if now.alive[n.Name] != w.nodes.alive[n.Name] || now.leaving(n.Name) != w.nodes.leaving(n.Name) ||
+			!maps.Equal(now.proven[n.Name], w.nodes.proven[n.Name]) {
 			changed[n.Name] = true
 		}
 	}
@@ -387,11 +420,12 @@ func (w *work) lookAtNodes() time.Duration {
 
 // current is the nodes as they are, and when that changes by itself.
 func (w *work) current(all []scheduler.Node) (n nodes, next time.Duration) {
-	n, next = nodes{alive: map[string]bool{}, dead: map[string]bool{}, draining: map[string]bool{}}, period
+	n, next = nodes{alive: map[string]bool{}, dead: map[string]bool{}, draining: map[string]bool{}, proven: map[string]map[string]bool{}}, period
 	away := w.Fleet.Away()
 	w.pools = make(map[string]string, len(all))
 	for _, node := range all {
 		n.alive[node.Name], n.draining[node.Name] = node.Alive, node.Draining
+		n.proven[node.Name] = proven(node)
 		w.pools[node.Name] = node.Pool
 		if since, ok := away[node.Name]; ok {
 			left := w.DeadAfter - time.Since(since)
@@ -429,15 +463,19 @@ func ability(n scheduler.Node) string {
 	if !n.Alive || !n.Network || n.Cordoned || n.Draining {
 		return ""
 	}
-	var proven []string
+	full := n.Capacity > 0 && n.Load.Active+n.Load.Standby >= n.Capacity
+	return fmt.Sprint(n.Pool, n.TunnelIP, full, slices.Sorted(maps.Keys(proven(n))))
+}
+
+// proven is the physical networks to which a node has a proven uplink.
+func proven(n scheduler.Node) map[string]bool {
+	out := map[string]bool{}
 	for physnet, uplink := range n.Uplinks {
 		if uplink.Proven {
-			proven = append(proven, physnet)
+			out[physnet] = true
 		}
 	}
-	slices.Sort(proven)
-	full := n.Capacity > 0 && n.Load.Active+n.Load.Standby >= n.Capacity
-	return fmt.Sprint(n.Pool, n.TunnelIP, full, proven)
+	return out
 }
 
 // isShort reports whether an object has fewer nodes than it asks for.

@@ -3,6 +3,7 @@ package keeper_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,6 +66,34 @@ func other(not ...string) string {
 		}
 	}
 	return ""
+}
+
+// toldRouter is a router whose active node has been told to hand it over; "" none.
+func (w *world) toldRouter() string {
+	m := w.image()
+	for _, r := range w.routers {
+		if m.bindings[r][m.active[r].GetNode()].GetHandOver() != "" {
+			return r
+		}
+	}
+	return ""
+}
+
+// remove deletes a router with all that is said of where it is, as the API does.
+func (w *world) remove(router string) {
+	w.Helper()
+	if router == "" {
+		w.Fatal("no router to delete")
+	}
+	m := w.image()
+	w.agents.do(func(x *txn.Txn) {
+		for node := range m.bindings[router] {
+			x.Delete(keys.HostObject(node, keys.KindRouter, router))
+		}
+		x.Delete(keys.Active(router))
+		x.Delete(keys.Router(router))
+	})
+	w.routers = slices.DeleteFunc(w.routers, func(r string) bool { return r == router })
 }
 
 // busiest is the node on which the most routers are active.
@@ -235,6 +264,87 @@ func TestAPoolWithFailbackGivesTheFirstChoiceBackWhenItIsReady(t *testing.T) {
 	})
 	w.check(true)
 	w.audit()
+}
+
+func TestAPoolWithFailbackGivesNothingToANodeWithoutItsUplink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2, nil, "net1", "net2", "net3")
+	w.agents.do(func(x *txn.Txn) { x.Put(keys.Pool("default"), &storev1.PoolSettings{Failback: true}) })
+	w.keep("a", nil)
+	router, active, standby := w.pick()
+	before := w.image().active[router].GetEpoch()
+	w.agents.uplink(active, false)
+	w.await("another one is active", func(m *image) bool { return m.active[router].GetNode() == standby })
+	w.await("both nodes have said so", w.built)
+	for _, r := range w.routers { // something to wait for
+		if r != router {
+			w.wish(r, other(active, w.image().active[r].GetNode()))
+		}
+	}
+	w.await("the wish is fulfilled", w.built)
+	if a := w.image().active[router]; a.GetNode() != standby || a.GetEpoch() != before+1 {
+		t.Errorf("%s is active at epoch %d, want %s at %d", a.GetNode(), a.GetEpoch(), standby, before+1)
+	}
+	w.audit()
+}
+
+// TestADrainGoesToWhoHasAnUplinkAndGoesOnWhenOneHasItAgain has the only standby lose its uplink before its peer is drained.
+func TestADrainGoesToWhoHasAnUplinkAndGoesOnWhenOneHasItAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2, nil, "net1", "net2")
+	w.keep("a", nil)
+	router, active, standby := w.pick()
+	w.agents.uplink(standby, false)
+	w.await("the drained node has everything", func(m *image) bool {
+		for _, r := range w.routers {
+			if m.active[r].GetNode() != active {
+				return false
+			}
+		}
+		return w.built(m)
+	})
+	before := w.image().active[router].GetEpoch()
+	w.agents.settings(active, &storev1.NodeSettings{Draining: true})
+	w.await("the DHCP servers have gone", func(m *image) bool {
+		for _, on := range m.servers {
+			if on[active] {
+				return false
+			}
+		}
+		return true
+	})
+	w.agents.uplink(standby, true)
+	w.await("the node is empty", func(m *image) bool { return m.empty(active) })
+	if a := w.image().active[router]; a.GetNode() != standby || a.GetEpoch() != before+1 {
+		t.Errorf("%s is active at epoch %d, want %s at %d", a.GetNode(), a.GetEpoch(), standby, before+1)
+	}
+	w.audit()
+}
+
+func TestARouterThatIsDeletedWhileItIsHandedOverLeavesItsPlaceToOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 4, nil, "net1", "net2", "net3")
+	w.keep("a", func(o *keeper.Options) { o.Moving = 1 })
+	drained := w.busiest()
+	w.agents.hold(true)
+	w.agents.settings(drained, &storev1.NodeSettings{Draining: true})
+	w.await("one is told", func(m *image) bool { return m.told() == 1 })
+	w.remove(w.toldRouter())
+	w.agents.hold(false)
+	w.await("the node is empty", func(m *image) bool { return m.empty(drained) })
+}
+
+func TestWhatCannotBeHandedOverStopsNoOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 6, nil, "net1", "net2", "net3")
+	w.keep("a", func(o *keeper.Options) { o.Moving, o.Stuck = 1, 50*time.Millisecond })
+	drained := w.busiest()
+	w.agents.hold(true)
+	w.agents.settings(drained, &storev1.NodeSettings{Draining: true})
+	w.await("more than one is told", func(m *image) bool { return m.told() > 1 })
+	w.agents.hold(false)
+	w.await("the node is empty", func(m *image) bool { return m.empty(drained) && w.built(m) })
+	w.check(false)
 }
 
 func TestWhatLacksNodesGetsThemWhenTheyCome(t *testing.T) {

@@ -133,8 +133,12 @@ func (w *work) planOf(ctx context.Context, v *record.View, r record.Stored[*weft
 	if err != nil {
 		return plan{}, nil, err
 	}
+	networks, err := placing.Touched(ctx, v, r.Msg)
+	if err != nil {
+		return plan{}, nil, err
+	}
 	p := plan{
-		nodes: at.Nodes, active: at.Active, handOver: at.HandOver, move: move.to, ready: map[string]bool{}, standby: map[string]bool{},
+		cut: w.nodes.cut(at.Nodes, placing.RouterRequest(r.Msg, networks, nil).PhysicalNetworks), nodes: at.Nodes, active: at.Active, handOver: at.HandOver, move: move.to, ready: map[string]bool{}, standby: map[string]bool{},
 		failback: w.settings[w.pools[at.Active]].GetFailback(),
 	}
 	for node, report := range said {
@@ -159,6 +163,7 @@ func (w *work) decideRouter(o fleet.Object, p plan) decision {
 func (w *work) slot(o fleet.Object, d *decision) {
 	delete(w.blocked, o)
 	was := len(w.moving)
+	busy, _ := w.busy()
 	defer func() {
 		if len(w.moving) != was {
 			w.moved = time.Now()
@@ -167,8 +172,9 @@ func (w *work) slot(o fleet.Object, d *decision) {
 	switch {
 	case d.grow.HandOver == "":
 		delete(w.moving, o.ID)
-	case w.moving[o.ID] || len(w.moving) < w.Moving:
-		w.moving[o.ID] = true
+	case w.isMoving(o.ID):
+	case busy < w.Moving:
+		w.moving[o.ID] = time.Now()
 	default:
 		d.grow.HandOver = ""
 		w.blocked[o] = true
