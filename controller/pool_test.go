@@ -433,3 +433,51 @@ func TestAPlanIsWholeHoweverManyWorkOnIt(t *testing.T) {
 	w.nodesOf(r.GetId())
 	w.audit()
 }
+
+// TestWhatTakesAwayFromARouterIsNotRefusedForItsPlace has the nodes leave the pool that a router asks for: what is left of
+// it can be taken down all the same, and meanwhile it stays where it works.
+func TestWhatTakesAwayFromARouterIsNotRefusedForItsPlace(t *testing.T) {
+	w := newPool(t, 2)
+	r, err := w.CreateRouter(w.ctx, &weftv1.CreateRouterRequest{Router: &weftv1.Router{Pool: "default"}})
+	w.check(err)
+	_, err = w.setGateway(r.GetId(), &weftv1.ExternalGateway{NetworkId: w.ext1.GetId()})
+	w.check(err)
+	_, err = w.addInterface(r.GetId(), w.sub1.GetId())
+	w.check(err)
+	before := w.nodesOf(r.GetId())
+	for _, name := range []string{"net1", "net2"} {
+		a := networkNode("ext1")
+		a.Pool = "west"
+		w.node(name, a)
+	}
+	w.eventually("the nodes have left the pool", func() bool {
+		all, err := w.ListNodes(w.ctx, &weftv1.ListNodesRequest{Filter: `pool = "west"`})
+		w.check(err)
+		return len(all.GetNodes()) == 2
+	})
+	_, err = w.ClearRouterGateway(w.ctx, &weftv1.ClearRouterGatewayRequest{RouterId: r.GetId()})
+	w.check(err)
+	if after := w.nodesOf(r.GetId()); !slices.Equal(before, after) || w.active(r.GetId()).GetNode() == "" {
+		t.Errorf("it was on %v and is on %v", before, after)
+	}
+	_, err = w.setGateway(r.GetId(), &weftv1.ExternalGateway{NetworkId: w.ext1.GetId()})
+	w.fails(err, codes.FailedPrecondition, "no node can take")
+	_, err = w.removeInterface(r.GetId(), w.sub1.GetId())
+	w.check(err)
+	_, err = w.DeleteRouter(w.ctx, &weftv1.DeleteRouterRequest{Id: r.GetId()})
+	w.check(err)
+}
+
+// TestADHCPServerWhosePortIsGoneIsNone takes a server's port away by hand: the network's DHCP can still be changed, and is
+// then whole again.
+func TestADHCPServerWhosePortIsGoneIsNone(t *testing.T) {
+	w := newPool(t, 2)
+	b := &storev1.DhcpBinding{}
+	w.read(keys.HostObject("net1", keys.KindDHCP, w.net1.GetId()), b)
+	w.del(keys.Port(w.net1.GetId(), b.GetPortId()))
+	w.subnet(&weftv1.Subnet{NetworkId: w.net1.GetId(), Cidr: "10.0.1.0/24"})
+	w.read(keys.HostObject("net1", keys.KindDHCP, w.net1.GetId()), b)
+	if !w.exists(keys.Port(w.net1.GetId(), b.GetPortId())) {
+		t.Error("the server on net1 has no port")
+	}
+}

@@ -145,6 +145,9 @@ func (c *Change) servers(ctx context.Context, net *weftv1.Network) ([]server, er
 			return nil, fault.Damaged("the DHCP binding at key "+e.Key, err)
 		}
 		port, err := record.Ports().At(ctx, c.View, net.GetId(), binding.GetPortId())
+		if fault.IsNotFound(err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

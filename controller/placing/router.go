@@ -111,7 +111,8 @@ func (p *RouterPlan) hold() (out []string) {
 // router is the caller's. Only a change of what the router asks for (ha, pool) trims a plan that is longer than wanted: a
 // move may be under way.
 // When no registered node could ever take it the error is a fault.Precondition with each node's reason; when those that
-// could can't now, or no node is registered yet, the router stays unplaced, with the reasons, until one comes.
+// could can't now, or no node is registered yet, the router stays unplaced, with the reasons, until one comes. One that asks
+// for no more than before stays where it is if no node can take it: what takes away from a router is never refused for that.
 func (c *Change) PlaceRouter(ctx context.Context, router *weftv1.Router, networks []*weftv1.Network) error {
 	before, err := record.Routers().At(ctx, c.View, "", router.GetId())
 	if err != nil {
@@ -122,7 +123,8 @@ func (c *Change) PlaceRouter(ctx context.Context, router *weftv1.Router, network
 		return err
 	}
 	req := RouterRequest(router, networks, c.Pools())
-	if req.Added, err = c.added(ctx, before.Msg, req); err != nil {
+	more, err := c.compare(ctx, before.Msg, &req)
+	if err != nil {
 		return err
 	}
 	req.Hold = plan.hold()
@@ -134,7 +136,10 @@ func (c *Change) PlaceRouter(ctx context.Context, router *weftv1.Router, network
 	var none *scheduler.NoneError
 	if errors.As(err, &none) {
 		placed.Rejected = none.Rejected
-		if len(nodes) > 0 && !everPossible(req, nodes) {
+		switch {
+		case !more:
+			placed.Nodes = plan.Nodes
+		case len(nodes) > 0 && !everPossible(req, nodes):
 			return fault.Precondition("%s", err.Error())
 		}
 	}
@@ -145,14 +150,16 @@ func (c *Change) PlaceRouter(ctx context.Context, router *weftv1.Router, network
 	return nil
 }
 
-// added is the physical networks that a request needs and the router as stored does not.
-func (c *Change) added(ctx context.Context, before *weftv1.Router, req scheduler.Request) ([]string, error) {
+// compare sets the physical networks that a request needs and the router as stored does not, and reports whether it asks for
+// anything that the router did not ask for.
+func (c *Change) compare(ctx context.Context, before *weftv1.Router, req *scheduler.Request) (more bool, err error) {
 	networks, err := Touched(ctx, c.View, before)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	was := RouterRequest(before, networks, nil)
-	return slices.DeleteFunc(slices.Clone(req.PhysicalNetworks), func(p string) bool { return slices.Contains(was.PhysicalNetworks, p) }), nil
+	req.Added = slices.DeleteFunc(slices.Clone(req.PhysicalNetworks), func(p string) bool { return slices.Contains(was.PhysicalNetworks, p) })
+	return before.GetPlacement() == nil || len(req.Added) > 0 || req.Tunnels && !was.Tunnels || req.Pool != was.Pool || req.Count != was.Count, nil
 }
 
 // ReplanRouter brings the plan of a stored router to what the router and its pool ask for and want says, and returns it as
