@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"github.com/weft-sdn/weft/controller/audit"
 	"github.com/weft-sdn/weft/controller/collect"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -85,6 +87,26 @@ func (w *world) look() []audit.Orphan {
 	orphans, err := collect.Look(w.ctx, store.New(w.etcdClient))
 	w.check(err)
 	return orphans
+}
+
+// TestNothingIsCollectedFromAStoreThatIsNotWhole has a restore begin: claims may be there before what they belong to.
+func TestNothingIsCollectedFromAStoreThatIsNotWhole(t *testing.T) {
+	w := calmWorld(t)
+	w.strays()
+	orphans, before, s := w.look(), w.contents(), store.New(w.etcdClient)
+	w.del(keys.Schema)
+	if _, err := collect.Look(w.ctx, s); !errors.Is(err, schema.ErrNone) {
+		t.Errorf("looked: %v", err)
+	}
+	gone, err := collect.Delete(w.ctx, s, orphans, nil)
+	w.check(err)
+	if diff := cmp.Diff(before, w.contents()); diff != "" || len(gone) > 0 {
+		t.Errorf("-before +after:\n%s%v", diff, gone)
+	}
+	w.put(keys.Schema, schema.Value(schema.Version+1))
+	if _, err := collect.Look(w.ctx, s); !errors.Is(err, schema.ErrNewer) {
+		t.Errorf("looked at a newer layout: %v", err)
+	}
 }
 
 // lockedLog is a log that several goroutines write and read.

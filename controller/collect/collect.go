@@ -17,14 +17,23 @@ import (
 
 	"github.com/weft-sdn/weft/controller/audit"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/txn"
 )
 
-// Look finds the orphans of now and changes nothing.
+// Look finds the orphans of now and changes nothing. A store that is being restored, whose claims may be there before their
+// objects, or that has a layout that this release does not know, is refused: schema.ErrNone, ErrNewer, ErrOlder.
 func Look(ctx context.Context, s *store.Store) ([]audit.Orphan, error) {
-	snap, err := s.Read(ctx, store.Prefix(keys.Root))
+	snap, err := s.Read(ctx, store.Prefix(keys.Root), store.Key(keys.Schema))
 	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	var layout []byte
+	for _, e := range snap.Results[1].Entries {
+		layout = e.Value
+	}
+	if err := schema.Check(layout); err != nil {
 		return nil, fmt.Errorf("look for orphans: %w", err)
 	}
 	return audit.Orphans(snap.Results[0].Entries), nil
@@ -55,6 +64,7 @@ func Delete(ctx context.Context, s *store.Store, orphans []audit.Orphan, guard f
 			guard(t)
 		}
 		o.Delete(t)
+		t.Exists(keys.Schema) // nobody has begun to restore a backup meanwhile
 		_, err := s.Commit(ctx, t, 0)
 		switch {
 		case err == nil:
