@@ -434,8 +434,12 @@ func TestAnUnreachableStoreIsSaidToBeOneInTime(t *testing.T) {
 	wantCode(t, codes.Unavailable, err)
 	_, err = w.ListNetworks(w.ctx, &weftv1.ListNetworksRequest{})
 	wantCode(t, codes.Unavailable, err)
+	_, err = w.GetNode(w.ctx, &weftv1.GetNodeRequest{Id: "net1"}) // known, but perhaps not any more
+	wantCode(t, codes.Unavailable, err)
+	_, err = w.GetPool(w.ctx, &weftv1.GetPoolRequest{Id: "default"})
+	wantCode(t, codes.Unavailable, err)
 	if took := time.Since(begun); took > 20*time.Second {
-		t.Errorf("two calls took %s", took)
+		t.Errorf("the calls took %s", took)
 	}
 	w.etcd.Restart()
 	w.eventually("calls succeed again", func() bool {

@@ -25,9 +25,21 @@ type nodeService struct {
 	*Server
 }
 
-func (s *nodeService) GetNode(_ context.Context, req *weftv1.GetNodeRequest) (*weftv1.Node, error) {
+func (s *nodeService) GetNode(ctx context.Context, req *weftv1.GetNodeRequest) (*weftv1.Node, error) {
+	if _, err := s.reached(ctx); err != nil {
+		return nil, fault.Status(err)
+	}
 	n, err := s.node(req.GetId())
 	return n, fault.Status(err)
+}
+
+// reached asks the store for its revision: what answers from memory says nothing while the store is away.
+func (s *Server) reached(ctx context.Context) (revision int64, err error) {
+	v := record.NewView(s.opts.Store)
+	if _, _, err := v.One(ctx, keys.Schema); err != nil {
+		return 0, err
+	}
+	return v.Revision(), nil
 }
 
 // ListNodes answers from memory: unlike other lists, later pages show nodes as they are then.
@@ -40,16 +52,16 @@ func (s *nodeService) ListNodes(ctx context.Context, req *weftv1.ListNodesReques
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fault.Status(err)
 	}
-	v := record.NewView(s.opts.Store)
-	if _, _, err := v.One(ctx, keys.Schema); err != nil {
+	revision, err := s.reached(ctx)
+	if err != nil {
 		return nil, fault.Status(err)
 	}
 	all := slices.DeleteFunc(s.opts.Fleet.List(), func(n *weftv1.Node) bool { return !filter.Match(n.ProtoReflect()) })
 	slices.SortStableFunc(all, func(a, b *weftv1.Node) int { return order.Compare(a.ProtoReflect(), b.ProtoReflect()) })
-	out := &weftv1.ListNodesResponse{Revision: v.Revision()}
+	out := &weftv1.ListNodesResponse{Revision: revision}
 	rest := 0
 	if out.Nodes, rest = cut(all, p); rest > 0 {
-		out.NextPageToken = query.Token(v.Revision(), p.Offset+len(out.GetNodes()), text...)
+		out.NextPageToken = query.Token(revision, p.Offset+len(out.GetNodes()), text...)
 	}
 	return out, nil
 }

@@ -28,7 +28,10 @@ func (s *Server) pool(id string) (*weftv1.Pool, error) {
 	return pools[i], nil
 }
 
-func (s *nodeService) GetPool(_ context.Context, req *weftv1.GetPoolRequest) (*weftv1.Pool, error) {
+func (s *nodeService) GetPool(ctx context.Context, req *weftv1.GetPoolRequest) (*weftv1.Pool, error) {
+	if _, err := s.reached(ctx); err != nil {
+		return nil, fault.Status(err)
+	}
 	p, err := s.pool(req.GetId())
 	return p, fault.Status(err)
 }
@@ -43,16 +46,16 @@ func (s *nodeService) ListPools(ctx context.Context, req *weftv1.ListPoolsReques
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fault.Status(err)
 	}
-	v := record.NewView(s.opts.Store)
-	if _, _, err := v.One(ctx, keys.Schema); err != nil {
+	revision, err := s.reached(ctx)
+	if err != nil {
 		return nil, fault.Status(err)
 	}
 	all := slices.DeleteFunc(s.opts.Fleet.Pools(), func(p *weftv1.Pool) bool { return !filter.Match(p.ProtoReflect()) })
 	slices.SortStableFunc(all, func(a, b *weftv1.Pool) int { return order.Compare(a.ProtoReflect(), b.ProtoReflect()) })
-	out := &weftv1.ListPoolsResponse{Revision: v.Revision()}
+	out := &weftv1.ListPoolsResponse{Revision: revision}
 	rest := 0
 	if out.Pools, rest = cut(all, p); rest > 0 {
-		out.NextPageToken = query.Token(v.Revision(), p.Offset+len(out.GetPools()), text...)
+		out.NextPageToken = query.Token(revision, p.Offset+len(out.GetPools()), text...)
 	}
 	return out, nil
 }
