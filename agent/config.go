@@ -45,7 +45,7 @@ type Config struct {
 	Zone     string `json:"zone"`
 	Capacity int32  `json:"capacity"`
 	// BFDIntervalMS and BFDMultiplier are how network nodes of one pool watch each other over their tunnels: a packet every
-	// so many milliseconds (default 30, 10 to 1000), and a node is lost after so many without one (default 8, 2 to 50). All
+	// so many milliseconds (default 30, 10 to 1000), and a node is lost after so many without one (default 7, 2 to 50). All
 	// nodes of a pool should have the same. See docs/adr/0005.
 	BFDIntervalMS int `json:"bfd_interval_ms"`
 	BFDMultiplier int `json:"bfd_multiplier"`
@@ -93,7 +93,7 @@ func (c *Config) Defaults() {
 		c.BFDIntervalMS = 30
 	}
 	if c.BFDMultiplier == 0 {
-		c.BFDMultiplier = 8
+		c.BFDMultiplier = 7
 	}
 	if c.LeaseSeconds == 0 {
 		c.LeaseSeconds = 10

@@ -92,7 +92,7 @@ type wrote struct {
 // the other; what comes on top is for the holder to fall silent.
 func haConfig(cfg Config) ha.Config {
 	interval := cfg.bfd().Interval
-	guard := interval + 30*time.Millisecond
+	guard := interval + 60*time.Millisecond
 	return ha.Config{
 		Self: cfg.Node, Guard: guard, Yield: guard + 300*time.Millisecond, Rank: 150 * time.Millisecond, Unready: 2 * time.Second,
 		Lease: 2 * time.Second, Patience: cfg.lease() / 2, Retry: 100 * time.Millisecond,

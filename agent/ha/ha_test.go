@@ -14,7 +14,7 @@ const ms = time.Millisecond
 
 func config(self string) ha.Config {
 	return ha.Config{
-		Self: self, Guard: 60 * ms, Yield: 360 * ms, Rank: 150 * ms, Unready: 2 * time.Second, Lease: 2 * time.Second,
+		Self: self, Guard: 90 * ms, Yield: 390 * ms, Rank: 150 * ms, Unready: 2 * time.Second, Lease: 2 * time.Second,
 		Patience: 5 * time.Second, Retry: 100 * ms,
 	}
 }
@@ -135,10 +135,10 @@ func TestAHolderThatMostPeersHaveLostIsTakenOverFromAfterTheGuard(t *testing.T) 
 	n.lost("net3", "net1")
 	n.decide(0)
 	n.claims()
-	if want := n.now.Add(60 * ms); !n.got.Again.Equal(want) {
+	if want := n.now.Add(90 * ms); !n.got.Again.Equal(want) {
 		t.Errorf("wakes at %s, want %s", n.got.Again, want)
 	}
-	n.decide(59 * ms)
+	n.decide(89 * ms)
 	n.claims()
 	n.decide(ms)
 	n.claims("r1 net2")
@@ -158,11 +158,11 @@ func TestATakeoverIsOffWhenTheHolderIsHeardAgainInTime(t *testing.T) {
 	n.m.Session(n.now, "net1", true)
 	n.decide(30 * ms)
 	n.m.Session(n.now, "net1", false)
-	n.decide(59 * ms)
+	n.decide(89 * ms)
 	n.claims()
 	n.decide(ms)
 	n.claims() // the guard began anew
-	n.decide(59 * ms)
+	n.decide(89 * ms)
 	n.claims("r1 net2")
 }
 
@@ -207,11 +207,11 @@ func TestTheNextInThePlanActsLaterAndNotWhileTheFirstIsLost(t *testing.T) {
 		change func(*node)
 		after  time.Duration
 	}{
-		"first":                             {func(*node) {}, 60 * ms},
-		"second":                            {func(n *node) { n.plan("net1", "net3", "net2") }, 210 * ms},
-		"second, and the first is not live": {func(n *node) { n.plan("net1", "net4", "net2") }, 60 * ms},
-		"not ready":                         {func(n *node) { n.router("r1", func(r *ha.Router) { r.Ready = false }) }, 2060 * ms},
-		"without its uplink":                {func(n *node) { n.world.Uplinks = map[string]bool{"ext": false}; delete(n.world.Routers, "r2"); n.see() }, 2060 * ms},
+		"first":                             {func(*node) {}, 90 * ms},
+		"second":                            {func(n *node) { n.plan("net1", "net3", "net2") }, 240 * ms},
+		"second, and the first is not live": {func(n *node) { n.plan("net1", "net4", "net2") }, 90 * ms},
+		"not ready":                         {func(n *node) { n.router("r1", func(r *ha.Router) { r.Ready = false }) }, 2090 * ms},
+		"without its uplink":                {func(n *node) { n.world.Uplinks = map[string]bool{"ext": false}; delete(n.world.Routers, "r2"); n.see() }, 2090 * ms},
 	} {
 		t.Run(what, func(t *testing.T) {
 			n := start(t)
@@ -327,7 +327,7 @@ func TestOfTwoNodesEachClaimsItsOwnAtOnce(t *testing.T) {
 	n.made()
 	n.decide(0)
 	n.silent(false)
-	n.decide(60 * ms)
+	n.decide(90 * ms)
 	n.claims("r1 net2")
 }
 

@@ -15,8 +15,8 @@ import (
 // The model's times. One end of a cut session notices up to interval after the other; the agent and Open vSwitch take up to
 // reaction to do what a Machine decided. Config.Guard covers both. The store answers and tells within the delays.
 const (
-	detect, interval = 240, 30
-	reaction         = 25
+	detect, interval = 210, 30
+	reaction         = 55
 	storeDelay       = 20
 	leaseLife        = 10_000
 )
@@ -418,7 +418,7 @@ func TestThePoolTakesOverFromANodeWithoutPower(t *testing.T) {
 				f.cut("n0", other, false)
 			}
 		}
-		const bound = detect + interval + 60 + 6*storeDelay
+		const bound = detect + interval + 90 + 6*storeDelay
 		for range bound {
 			f.step()
 		}
