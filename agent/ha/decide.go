@@ -163,7 +163,7 @@ func (d *deciding) held(id string, r Router) {
 		}
 		return
 	}
-	if to := r.HandOver; to != "" && to != d.c.Self && slices.Contains(r.Plan, to) && d.reachable(to) {
+	if to := r.HandOver; to != "" && to != d.c.Self && slices.Contains(r.Plan, to) && d.reachable(to) && (d.proven(r, to) || !fit(r, d.world.Uplinks)) {
 		d.claim(id, r, to, HandOver)
 		return
 	}
@@ -201,13 +201,17 @@ func fit(r Router, uplinks map[string]bool) bool {
 // successor is the first node of the plan that has all that the router needs, of those that may do; "" for none.
 func (d *deciding) successor(r Router, may func(string) bool) string {
 	for _, node := range r.Plan {
-		p := d.world.Peers[node]
-		proven := !slices.ContainsFunc(r.Physical, func(physical string) bool { return !p.Uplinks[physical] })
-		if node != d.c.Self && proven && may(node) {
+		if node != d.c.Self && d.proven(r, node) && may(node) {
 			return node
 		}
 	}
 	return ""
+}
+
+// proven reports whether a peer has all that a router needs. One that has not would give the router back at once.
+func (d *deciding) proven(r Router, node string) bool {
+	p := d.world.Peers[node]
+	return !slices.ContainsFunc(r.Physical, func(physical string) bool { return !p.Uplinks[physical] })
 }
 
 // standby decides about a router that another node holds.

@@ -359,6 +359,10 @@ func TestANodeHandsOverWhenToldOrWithoutItsUplink(t *testing.T) {
 			n.router("r2", func(r *ha.Router) { r.HandOver = "net3" })
 			n.m.Session(n.now, "net3", false)
 		}, nil, 0},
+		"told, to one without its uplink": {func(n *node) {
+			n.router("r2", func(r *ha.Router) { r.HandOver = "net3" })
+			n.peer("net3", func(p *ha.Peer) { p.Uplinks = map[string]bool{"ext": false} })
+		}, nil, 0},
 		"uplink lost": {func(n *node) { n.world.Uplinks = map[string]bool{"ext": false}; n.see() }, []string{"r2 net3"}, ha.Resign},
 		"uplink lost, the other's too": {func(n *node) {
 			n.world.Uplinks = map[string]bool{"ext": false}

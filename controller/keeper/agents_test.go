@@ -319,7 +319,7 @@ func (a *agents) tend(m *image, router, node string, b *storev1.RouterBinding) e
 	switch {
 	case !a.up[node] || active == nil:
 		return nil
-	case active.GetNode() == node && b.GetHandOver() != "" && !a.slow:
+	case active.GetNode() == node && b.GetHandOver() != "" && !a.slow && !a.cut[b.GetHandOver()]:
 		return a.pass(m, router, node, b.GetHandOver())
 	case active.GetNode() == node && a.cut[node]:
 		for _, other := range b.GetNodes() {

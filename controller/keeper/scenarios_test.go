@@ -313,6 +313,9 @@ func TestADrainGoesToWhoHasAnUplinkAndGoesOnWhenOneHasItAgain(t *testing.T) {
 		}
 		return true
 	})
+	if told := w.toldRouter(); told != "" {
+		t.Errorf("router %s is to be handed over to a node without its uplink", told)
+	}
 	w.agents.uplink(standby, true)
 	w.await("the node is empty", func(m *image) bool { return m.empty(active) })
 	if a := w.image().active[router]; a.GetNode() != standby || a.GetEpoch() != before+1 {
