@@ -67,7 +67,8 @@ type Agent struct {
 	dirty   *view.Dirty
 	scopes  map[string]bool
 	// started: the first complete view has been planned and the host's leftovers are known.
-	started bool
+	started   bool
+	startedAt time.Time
 	// fullOVS: OVSDB has to be compared with the whole plan, not just changed by the difference.
 	fullOVS bool
 	retry   <-chan time.Time
@@ -94,7 +95,10 @@ type Agent struct {
 	seen     *atomic.Pointer[ovs.Snapshot] // OVSDB as the loop last looked at it
 	made     chan map[string]string        // devices that workers have made, with their identities
 	devices  map[string]string             // the same, as far as the plan still has them
-	renewing map[string]bool               // devices that OVS is to let go of
+	// arrived are devices that OVSDB is still to get ports for, since when.
+	arrived      []string
+	arrivedSince time.Time
+	renewing     map[string]bool // devices that OVS is to let go of
 	// post is what goroutines beside the loop have it do.
 	post mailbox
 
@@ -281,6 +285,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case devices := <-a.made:
 			a.devicesMade(ctx, devices)
 			a.devicesMadeToo(ctx)
+			a.admitDevices(time.Now())
 		case o := <-a.workers.results:
 			a.built(o)
 		case exit := <-a.services.dhcp.Exits():
@@ -289,6 +294,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			do()
 		case now := <-a.auditTick:
 			a.watchSwitch(now)
+			a.admitDevices(now)
+			a.openWorkers(now)
 			a.auditStep()
 		case <-a.retry:
 			a.retry = nil
@@ -484,6 +491,7 @@ func (a *Agent) step(ctx context.Context) {
 	a.tellKeeper()
 	if a.bridges.synced() {
 		a.alive()
+		a.workers.open()
 		if !a.changed.IsZero() && a.dirty.Empty() {
 			a.metrics.convergence.WithLabelValues(keys.KindPort).Observe(time.Since(a.changed).Seconds())
 			a.changed = time.Time{}
@@ -505,7 +513,7 @@ func (a *Agent) start() bool {
 		a.retry = time.After(time.Second)
 		return false
 	}
-	a.found, a.started, a.fullOVS = units, true, true
+	a.found, a.started, a.fullOVS, a.startedAt = units, true, true, time.Now()
 	a.careful = a.view.Unread()
 	a.bridges.careful = a.careful
 	a.retire()
@@ -524,6 +532,16 @@ func (a *Agent) start() bool {
 	a.log.Info("first complete view", "networks", len(a.view.Networks), "ports", len(a.view.HostPorts),
 		"routers", len(a.view.HostRouters), "dhcp", len(a.view.HostDHCP))
 	return true
+}
+
+// portsFirst is how long routers and DHCP servers wait, after a start, for the flows of VMs' ports.
+const portsFirst = 10 * time.Second
+
+// openWorkers has routers and DHCP servers built though the bridges do not have the plan yet.
+func (a *Agent) openWorkers(now time.Time) {
+	if a.started && now.Sub(a.startedAt) > portsFirst {
+		a.workers.open()
+	}
 }
 
 // markReports notes whose reports may have to change after dirty has been planned.

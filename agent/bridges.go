@@ -50,6 +50,9 @@ type bridges struct {
 	// drifted is called in the loop when an audit has found that a bridge differs.
 	drifted func(drift)
 	post    mailbox
+	// cpu is the time that ovs-vswitchd had had on a processor when it was last seen to be working without answering.
+	cpu    uint64
+	worked time.Time
 	// writes counts the flows added and deleted.
 	writes atomic.Uint64
 }
@@ -130,7 +133,7 @@ const flowTimeout = 10 * time.Second
 
 // writeTimeout bounds one write of n flows, during which the loop waits: what Open vSwitch takes to carry it out, many times
 // over. When it passes the connection is made anew and everything is synced.
-func writeTimeout(n int) time.Duration { return 4*time.Second + time.Duration(n)*time.Millisecond }
+func writeTimeout(n int) time.Duration { return 4*time.Second + 3*time.Duration(n)*time.Millisecond }
 
 // connect takes over a new connection and writes the whole plan.
 func (b *bridges) connect(c connected, flows []flow.Flow) (written int) {

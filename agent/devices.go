@@ -56,7 +56,7 @@ func (a *Agent) devicesMade(ctx context.Context, devices map[string]string) {
 			continue
 		}
 		a.devices[name] = identity
-		a.suspectPort(name)
+		a.arrived = append(a.arrived, name)
 		if !a.renewing[name] && a.replaced(name, identity) {
 			stale = append(stale, name)
 		}
@@ -64,6 +64,28 @@ func (a *Agent) devicesMade(ctx context.Context, devices map[string]string) {
 	if len(stale) > 0 {
 		a.renewPorts(ctx, stale)
 	}
+}
+
+// arrivalPatience is how long devices wait for more to come while many are being made.
+const arrivalPatience = 5 * time.Second
+
+// admitDevices has OVSDB get the ports of devices that have arrived. Each change of OVSDB costs ovs-vswitchd a look at every
+// port it has, seconds when there are thousands, during which it serves nothing else: while many devices are on their way,
+// they go in together.
+func (a *Agent) admitDevices(now time.Time) {
+	if len(a.arrived) == 0 {
+		return
+	}
+	if a.arrivedSince.IsZero() {
+		a.arrivedSince = now
+	}
+	if a.workers.depth() > 2*maxBuilds && now.Sub(a.arrivedSince) < arrivalPatience {
+		return
+	}
+	for _, name := range a.arrived {
+		a.suspectPort(name)
+	}
+	a.arrived, a.arrivedSince = nil, time.Time{}
 }
 
 // devicesMadeToo takes in what else has been made meanwhile: it goes into the same transaction.

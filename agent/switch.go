@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"github.com/weft-sdn/weft/agent/openflow"
+	"github.com/weft-sdn/weft/agent/ovs"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
 )
 
-// How long ovs-vswitchd may be away, and how long it may leave a question unanswered, before nothing on the node counts as
-// working. It starts in a fraction of the one and takes in hundreds of ports in a fraction of the other.
+// How long ovs-vswitchd may be away, and how long it may leave a question unanswered without doing anything, before nothing on
+// the node counts as working. It starts in a fraction of the one.
 const (
 	awayPatience   = time.Second
 	silentPatience = 3 * time.Second
@@ -53,18 +54,30 @@ func (b *bridges) heard(conn *openflow.Conn) {
 	}
 }
 
-// trouble says why the bridges do not work; nil when they do, as far as is known.
-func (b *bridges) trouble(now time.Time) error {
+// trouble says why the bridges do not work; nil when they do, as far as is known. It has to be asked regularly.
+func (b *bridges) trouble(now time.Time, look func() ovs.Process) error {
 	br := b.all[plan.BrInt]
-	switch {
-	case br == nil:
+	away := br != nil && br.conn == nil && now.Sub(br.lost) > awayPatience
+	silent := br != nil && br.conn != nil && br.waits && now.Sub(br.probed) > silentPatience
+	if !away && !silent {
+		b.worked = time.Time{}
 		return nil
-	case br.conn == nil && now.Sub(br.lost) > awayPatience:
-		return errSwitchAway
-	case br.conn != nil && br.waits && now.Sub(br.probed) > silentPatience:
-		return errSwitchSilent
 	}
-	return nil
+	p := look()
+	switch {
+	case !p.Known && silent:
+		return errSwitchSilent
+	case !p.Known || !p.Alive:
+		return errSwitchAway
+	}
+	// It is there. While it takes in thousands of ports it says nothing for long, and carries frames all the same.
+	if p.CPU != b.cpu || b.worked.IsZero() {
+		b.cpu, b.worked = p.CPU, now
+	}
+	if now.Sub(b.worked) < silentPatience {
+		return nil
+	}
+	return errSwitchSilent
 }
 
 var (
@@ -79,7 +92,7 @@ func (a *Agent) watchSwitch(now time.Time) {
 		return
 	}
 	a.bridges.probe(now)
-	trouble := a.bridges.trouble(now)
+	trouble := a.bridges.trouble(now, func() ovs.Process { return ovs.LookUp(a.cfg.OVSRunDir) })
 	if trouble == nil && a.switchDown != nil && !a.bridges.synced() {
 		return // it is back, but not yet as planned
 	}

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/agent/ovs"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -89,4 +92,27 @@ func TestADatabaseThatHangsHoldsUpNothingElse(t *testing.T) {
 	})
 	s.reported(other, weftv1.State_STATE_ACTIVE, "")
 	s.whole()
+}
+
+func TestASwitchThatWorksWithoutAnsweringIsNotDown(t *testing.T) {
+	b := &bridges{all: map[string]*bridge{"br-int": {name: "br-int", life: life{lost: time.Unix(100, 0)}}}}
+	p := ovs.Process{Known: true, Alive: true, CPU: 1}
+	for _, step := range []struct {
+		second int64
+		then   ovs.Process
+		want   error
+	}{
+		{100, p, nil}, // just lost
+		{102, p, nil}, // too long, and perhaps at work
+		{104, ovs.Process{Known: true, Alive: true, CPU: 2}, nil},
+		{106, ovs.Process{Known: true, Alive: true, CPU: 3}, nil},
+		{108, ovs.Process{Known: true, Alive: true, CPU: 3}, nil},
+		{110, ovs.Process{Known: true, Alive: true, CPU: 3}, errSwitchSilent}, // stopped
+		{111, ovs.Process{Known: true}, errSwitchAway},
+		{112, ovs.Process{}, errSwitchAway},
+	} {
+		if got := b.trouble(time.Unix(step.second, 0), func() ovs.Process { return step.then }); !errors.Is(got, step.want) {
+			t.Errorf("second %d: %v, want %v", step.second, got, step.want)
+		}
+	}
 }

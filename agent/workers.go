@@ -40,8 +40,11 @@ type workers struct {
 	builders
 	results chan outcome
 	limit   int
-	ctx     context.Context //nolint:containedctx // the agent's life
-	wg      sync.WaitGroup
+	// opened is closed when attempts may begin.
+	opened chan struct{}
+	open   func()
+	ctx    context.Context //nolint:containedctx // the agent's life
+	wg     sync.WaitGroup
 
 	mu    sync.Mutex
 	units map[unit]*work
@@ -67,11 +70,14 @@ type work struct {
 	settled bool
 }
 
+// newWorkers has no attempt made before open is called.
 func newWorkers(ctx context.Context, limit int, b builders) *workers {
-	return &workers{
-		builders: b, ctx: ctx, limit: limit,
+	w := &workers{
+		builders: b, ctx: ctx, limit: limit, opened: make(chan struct{}),
 		results: make(chan outcome, 64), units: map[unit]*work{}, lanes: map[lane]chan struct{}{},
 	}
+	w.open = sync.OnceFunc(func() { close(w.opened) })
+	return w
 }
 
 // set says what a unit should be from now on; nil takes it down, and ends its worker when that is done.
@@ -237,7 +243,12 @@ func (w *workers) enter(l lane) (leave func(), err error) {
 	select {
 	case <-w.ctx.Done():
 		err = w.ctx.Err()
-	case slots <- struct{}{}:
+	case <-w.opened:
+		select {
+		case <-w.ctx.Done():
+			err = w.ctx.Err()
+		case slots <- struct{}{}:
+		}
 	}
 	w.mu.Lock()
 	w.queued--

@@ -49,6 +49,7 @@ func startBuilders(t *testing.T, limit int, b builders) *workers {
 	b.soon = func(err error) bool { return errors.Is(err, errEarly) }
 	b.busy = func(err error) bool { return errors.Is(err, errBusy) }
 	w := newWorkers(ctx, limit, b)
+	w.open()
 	go func() {
 		for {
 			select {
@@ -269,6 +270,7 @@ func TestAUnitTakenDownWhileItsAuditWaitsIsToldToBeGone(t *testing.T) {
 			soon: func(error) bool { return false },
 		}
 		w := newWorkers(t.Context(), 1, b)
+		w.open()
 		u := unit{"router", "r"}
 		w.set(u, "x")
 		<-w.results
