@@ -265,15 +265,8 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.mirror.Wake():
-			batch := a.mirror.Take()
-			if batch.Rewound {
-				a.publisher.doubt()
-			}
-			a.view.Apply(a.takeQuestions(ctx, batch), a.dirty)
-			a.follow()
-			if a.changed.IsZero() && !a.dirty.Empty() {
-				a.changed = time.Now()
-			}
+			a.mirrored(ctx)
+			a.gather(ctx)
 		case <-a.watch.Ready():
 			a.ovsChanged()
 		case c := <-a.bridges.up:
@@ -282,6 +275,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.bridgeLost(name)
 		case k := <-a.takeover.kept:
 			a.keep(k)
+			a.gather(ctx)
 		case devices := <-a.made:
 			a.devicesMade(ctx, devices)
 			a.devicesMadeToo(ctx)
@@ -304,6 +298,19 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.publisher.prune()
 		}
 		a.step(ctx)
+	}
+}
+
+// mirrored takes in what the store says.
+func (a *Agent) mirrored(ctx context.Context) {
+	batch := a.mirror.Take()
+	if batch.Rewound {
+		a.publisher.doubt()
+	}
+	a.view.Apply(a.takeQuestions(ctx, batch), a.dirty)
+	a.follow()
+	if a.changed.IsZero() && !a.dirty.Empty() {
+		a.changed = time.Now()
 	}
 }
 
@@ -480,7 +487,7 @@ func (a *Agent) step(ctx context.Context) {
 		a.serve(delta)
 		a.removeLeftovers()
 		a.writeOVS(ctx, delta)
-		a.writeFlows(delta)
+		a.writeFlows(delta, len(dirty.Actives) > 0)
 		a.afterFlows(dirty)
 		a.markReports(dirty)
 		a.markReports(delta.Retried)
@@ -774,7 +781,9 @@ func (a *Agent) surplus(change *ovs.Change) {
 }
 
 // writeFlows applies the flows of a change: br-int last, so that what it lets in finds the way already there.
-func (a *Agent) writeFlows(delta plan.Delta) {
+// An urgent one, by which routers move, is written to all at once: every millisecond counts, and what is on its way then is
+// lost anyhow.
+func (a *Agent) writeFlows(delta plan.Delta, urgent bool) {
 	names := map[string]bool{plan.BrInt: true, plan.BrTun: true}
 	for _, bridge := range a.facts.Bridges {
 		names[bridge] = true
@@ -784,6 +793,10 @@ func (a *Agent) writeFlows(delta plan.Delta) {
 		clear(names)
 	}
 	a.bridges.want(names)
+	if urgent {
+		a.bridges.applyAtOnce(delta.Flows)
+		return
+	}
 	order := slices.Sorted(maps.Keys(delta.Flows))
 	slices.SortStableFunc(order, func(x, y string) int { return rank(x) - rank(y) })
 	for _, name := range order {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -220,6 +221,32 @@ func (b *bridges) apply(name string, change *plan.FlowChange) {
 		}
 		b.report(br, result)
 		return
+	}
+}
+
+// applyAtOnce writes a change to several bridges at once. What one of them does not take as it is, it gets by apply.
+func (b *bridges) applyAtOnce(changes map[string]*plan.FlowChange) {
+	var writing sync.WaitGroup
+	failed := make(chan string, len(changes))
+	for name, change := range changes {
+		br := b.all[name]
+		if br == nil || !br.synced {
+			continue
+		}
+		change := withoutGate(change)
+		adds, conn := br.allowed(change.Adds), br.conn
+		writing.Go(func() {
+			ctx, cancel := context.WithTimeout(b.ctx, writeTimeout(len(adds)+len(change.Deletes)))
+			defer cancel()
+			if result, err := conn.Apply(ctx, adds, change.Deletes); err != nil || len(result.Conflicts) > 0 {
+				failed <- name
+			}
+		})
+	}
+	writing.Wait()
+	close(failed)
+	for name := range failed {
+		b.apply(name, withoutGate(changes[name]))
 	}
 }
 

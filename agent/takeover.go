@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/garp"
@@ -49,6 +51,31 @@ func (a *Agent) keep(k kept) {
 	}
 	if k.silence {
 		a.dirty.Peers = true
+	}
+}
+
+// gatherFor is how long the loop waits for more when it has heard that a router has moved: others come within moments, each by
+// a watch of its own, and writing the flows of one first would hold up the rest.
+const gatherFor = 4 * time.Millisecond
+
+// gather takes in what else there is to know of routers that move.
+func (a *Agent) gather(ctx context.Context) {
+	if !a.started || len(a.dirty.Actives) == 0 {
+		return
+	}
+	enough := time.NewTimer(gatherFor)
+	defer enough.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-enough.C:
+			return
+		case <-a.mirror.Wake():
+			a.mirrored(ctx)
+		case k := <-a.takeover.kept:
+			a.keep(k)
+		}
 	}
 }
 
