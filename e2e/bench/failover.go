@@ -152,11 +152,14 @@ func (t *traffic) recovered(ctx context.Context, hit []*way) error {
 	if err := t.heard(ctx, hit); err != nil {
 		return err
 	}
-	waiting, cancel := context.WithTimeout(ctx, connectionsTime)
-	defer cancel()
-	// What is still silent then is counted as broken.
-	_ = until(waiting, "the connections go on", func() (bool, error) {
-		return !slices.ContainsFunc(t.talks, func(c *talking) bool { return c.Alive(stillTalking) != nil }), nil
+	before := map[*talking]int{}
+	for _, c := range t.talks {
+		before[c] = c.Snapshot().Octets
+	}
+	// What has not gone on by the end of the wait is counted as broken.
+	_ = within(ctx, connectionsTime, "the connections go on", func() (bool, error) {
+		t.stuck = slices.DeleteFunc(slices.Clone(t.talks), func(c *talking) bool { return c.Snapshot().Octets > before[c] })
+		return len(t.stuck) == 0, nil
 	})
 	return settle(ctx)
 }

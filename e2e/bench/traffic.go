@@ -44,9 +44,11 @@ type traffic struct {
 	out          map[*way]*echo.Run
 	in           map[time.Duration]*echo.Fan // by its interval
 	talks        []*talking
-	servers      []*talk.Server
-	witness      *witness.Witness
-	takeover     *takeovers
+	// stuck are those that did not go on after what was done, see recovered.
+	stuck    []*talking
+	servers  []*talk.Server
+	witness  *witness.Witness
+	takeover *takeovers
 	// began is when all of it ran.
 	began time.Time
 }
@@ -141,9 +143,13 @@ func (t *traffic) talk(ctx context.Context, ways []*way) error {
 			{"download", w.vm.Do, at, talk.Download},
 			{"in", outside.Do, netip.AddrPortFrom(w.floating, talkPort), talk.Echo},
 		} {
-			made, err := talk.Start(ctx, c.from, c.to, c.kind)
-			if err != nil {
-				return fmt.Errorf("TCP %s through router %s: %w", c.what, w.router.GetName(), err)
+			var made *talk.Talk
+			// A router that moves just then, on a machine too busy for BFD, may not know the connection yet.
+			if err := within(ctx, gathering, fmt.Sprintf("TCP %s through router %s", c.what, w.router.GetName()), func() (_ bool, err error) {
+				made, err = talk.Start(ctx, c.from, c.to, c.kind)
+				return err == nil, err
+			}); err != nil {
+				return err
 			}
 			t.talks = append(t.talks, &talking{made, w, c.what})
 		}
@@ -234,6 +240,7 @@ type lost struct {
 	// sample is what was pinged at 100 Hz.
 	sample []*way
 	talks  map[*talking]talk.Stats
+	stuck  []*talking
 	// overlaps are the routers for which two nodes spoke at a time, with what was seen.
 	overlaps []string
 	// taken is when a router changed its node, by router; the latest change.
@@ -242,7 +249,7 @@ type lost struct {
 
 // stop ends the traffic and returns the account.
 func (t *traffic) stop() (lost, error) {
-	l := lost{sample: t.sample, talks: map[*talking]talk.Stats{}}
+	l := lost{sample: t.sample, stuck: t.stuck, talks: map[*talking]talk.Stats{}}
 	for _, c := range t.talks {
 		l.talks[c] = c.Stop()
 	}
@@ -321,14 +328,11 @@ func (l lost) worst() float64 {
 	return worst
 }
 
-// stillTalking is what counts as alive at the end of a measurement.
-const stillTalking = 500 * time.Millisecond
-
-// broken are the connections that ended, or were silent when they were stopped.
+// broken are the connections that ended, or did not go on.
 func (l lost) broken() []string {
 	var out []string
 	for c, s := range l.talks {
-		if s.Err != nil || s.Silence > stillTalking {
+		if s.Err != nil || slices.Contains(l.stuck, c) {
 			out = append(out, fmt.Sprintf("TCP %s through router %s: %v", c.what, c.way.router.GetName(), s))
 		}
 	}
