@@ -44,9 +44,12 @@ etcd:
 - http://10.30.0.22:2379
 - http://10.30.0.23:2379
 log_level: info
+metrics_listen: 127.0.0.1:9465
 node: net1
 ovs_run_dir: /var/run/openvswitch
 ovsdb: unix:/var/run/openvswitch/db.sock
+peer_address: 10.30.0.31:7682
+peer_key_file: ` + l.Dir() + `/net1/peer.key
 roles:
 - network
 state_dir: /var/lib/weft
