@@ -57,6 +57,8 @@ type key struct {
 	address         netip.Addr
 }
 
+func (t Target) key() key { return key{t.Namespace, t.Link, t.Address} }
+
 type job struct {
 	target Target
 	asked  time.Time
@@ -70,6 +72,9 @@ type Announcer struct {
 	wake   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
+	// closing has a place for each socket that is open, ends those that close them.
+	closing chan struct{}
+	ends    sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
@@ -91,7 +96,10 @@ func New(o Options) (*Announcer, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &Announcer{o: o, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}), jobs: make(map[key]*job)}
+	a := &Announcer{
+		o: o, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+		closing: make(chan struct{}, maxClosing), jobs: make(map[key]*job),
+	}
 	go a.loop(ctx)
 	return a, nil
 }
@@ -103,7 +111,7 @@ func (a *Announcer) Announce(t Target) error {
 	if len(t.MAC) != 6 || !t.Address.Is4() {
 		return fmt.Errorf("announce %s on link %s: needs an IPv4 address and a MAC, has MAC %q", t.Address, t.Link, t.MAC)
 	}
-	k := key{t.Namespace, t.Link, t.Address}
+	k := t.key()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
@@ -127,6 +135,7 @@ func (a *Announcer) Close() {
 	a.mu.Unlock()
 	a.cancel()
 	<-a.done
+	a.ends.Wait()
 }
 
 func (a *Announcer) loop(ctx context.Context) {
@@ -146,17 +155,32 @@ func (a *Announcer) loop(ctx context.Context) {
 
 // round sends what is due and returns the time until something else is.
 func (a *Announcer) round(ctx context.Context) time.Duration {
-	for _, due := range a.take(time.Now()) {
+	due := map[string][]*job{} // by namespace
+	for _, j := range a.take(time.Now()) {
+		due[j.target.Namespace] = append(due[j.target.Namespace], j)
+	}
+	for namespace, jobs := range due {
 		if ctx.Err() != nil {
 			break
 		}
-		if err := a.send(due.target); err != nil {
-			a.o.Log.Warn("gratuitous ARP not sent", "namespace", due.target.Namespace, "link", due.target.Link,
-				"address", due.target.Address, "error", err)
-			a.drop(due)
-		}
+		a.sendAll(namespace, jobs)
 	}
 	return a.next()
+}
+
+// sendAll sends the jobs of one namespace once, and ends those that can't be sent.
+func (a *Announcer) sendAll(namespace string, jobs []*job) {
+	targets := make([]Target, len(jobs))
+	for i, j := range jobs {
+		targets[i] = j.target
+	}
+	failed := a.send(namespace, targets)
+	for _, j := range jobs {
+		if err := failed[j.target.key()]; err != nil {
+			a.o.Log.Warn("gratuitous ARP not sent", "namespace", namespace, "link", j.target.Link, "address", j.target.Address, "error", err)
+			a.drop(j)
+		}
+	}
 }
 
 // take returns the jobs that are due, with their next round already planned. Nothing is sent under the lock.
@@ -182,8 +206,7 @@ func (a *Announcer) take(now time.Time) []*job {
 func (a *Announcer) drop(j *job) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	k := key{j.target.Namespace, j.target.Link, j.target.Address}
-	if a.jobs[k] == j {
+	if k := j.target.key(); a.jobs[k] == j {
 		delete(a.jobs, k)
 	}
 }
@@ -198,26 +221,57 @@ func (a *Announcer) next() time.Duration {
 	return max(wait, 0)
 }
 
-// send sends both forms once. The socket lives only as long as that: a socket would keep a deleted namespace alive.
-func (a *Announcer) send(t Target) error {
-	return a.o.Enter(t.Namespace, func() error {
-		link, err := net.InterfaceByName(t.Link)
-		if err != nil {
-			return fmt.Errorf("link %s: %w", t.Link, err)
-		}
+// send sends both forms of all targets, which are in one namespace, by one socket, and returns why some could not be sent. The
+// socket lives only as long as that: it would keep a deleted namespace alive.
+func (a *Announcer) send(namespace string, targets []Target) map[key]error {
+	failed := map[key]error{}
+	err := a.o.Enter(namespace, func() error {
+		a.closing <- struct{}{}
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
+			<-a.closing
 			return fmt.Errorf("packet socket: %w", err)
 		}
-		defer func() { _ = unix.Close(fd) }() // nothing is pending on it
-		to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
-		for _, op := range []uint16{opRequest, opReply} {
-			if err := unix.Sendto(fd, Frame(t, op), 0, to); err != nil {
-				return fmt.Errorf("link %s: send ARP: %w", t.Link, err)
+		defer a.end(fd)
+		for _, t := range targets {
+			if err := sendOn(fd, t); err != nil {
+				failed[t.key()] = fmt.Errorf("link %s: %w", t.Link, err)
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		for _, t := range targets {
+			failed[t.key()] = err
+		}
+	}
+	return failed
+}
+
+// maxClosing is how many sockets may be open at a time.
+const maxClosing = 64
+
+// end closes a socket beside the loop: the kernel takes some 10 ms for it, in which readers of the socket's hooks have to
+// come to their end (synchronize_net in packet_release, net/packet/af_packet.c).
+func (a *Announcer) end(fd int) {
+	a.ends.Go(func() {
+		_ = unix.Close(fd) // nothing is pending on it
+		<-a.closing
+	})
+}
+
+func sendOn(fd int, t Target) error {
+	link, err := net.InterfaceByName(t.Link)
+	if err != nil {
+		return err
+	}
+	to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
+	for _, op := range []uint16{opRequest, opReply} {
+		if err := unix.Sendto(fd, Frame(t, op), 0, to); err != nil {
+			return fmt.Errorf("send ARP: %w", err)
+		}
+	}
+	return nil
 }
 
 // Numbers of RFC 826 (ares_hrd$Ethernet, operations) and of Ethernet.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,7 +56,13 @@ func TestMembersMayDieOneAfterTheOther(t *testing.T) {
 	count := func(n int) {
 		for range n {
 			key := fmt.Sprintf("k/%04d", len(acknowledged))
-			patient(t, "write "+key, func(ctx context.Context) error { return write(ctx, s, key, "x") })
+			patient(t, "write "+key, func(ctx context.Context) error {
+				err := write(ctx, s, key, "x")
+				if err != nil && strings.Contains(err.Error(), "request timed out") {
+					t.Errorf("a call waited for a leader that is gone until etcd itself gave up: %v", err)
+				}
+				return err
+			})
 			acknowledged = append(acknowledged, key)
 		}
 	}
@@ -104,7 +111,7 @@ func TestAWatchThroughAHeldMemberGoesOnElsewhere(t *testing.T) {
 	defer cancel()
 	client := c.NewClient()
 	events := client.Watch(ctx, "k", clientv3.WithCreatedNotify())
-	<-events
+	next := (<-events).Header.GetRevision() + 1
 	s := c.Store()
 	for i := range 3 {
 		c.Pause(i)
@@ -114,8 +121,15 @@ func TestAWatchThroughAHeldMemberGoesOnElsewhere(t *testing.T) {
 		ticker := time.NewTicker(500 * time.Millisecond)
 		for seen := false; !seen; {
 			select {
-			case resp := <-events:
-				seen = resp.Err() == nil && len(resp.Events) > 0 && lettersOf(resp.Events[0].Kv.Value) == want
+			case resp, open := <-events:
+				if !open || resp.Err() != nil { // its member lost the leader for a moment
+					time.Sleep(10 * time.Millisecond)
+					events = client.Watch(ctx, "k", clientv3.WithRev(next))
+				}
+				for _, e := range resp.Events {
+					next = e.Kv.ModRevision + 1
+					seen = seen || lettersOf(e.Kv.Value) == want
+				}
 			case <-ticker.C: // as the mirror does: what is sent has to be answered
 				asking, stop := context.WithTimeout(ctx, time.Second)
 				_ = client.RequestProgress(asking)

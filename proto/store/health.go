@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
 
@@ -18,6 +19,10 @@ import (
 // server, has the store asked (one linearizable read); no answer within verdictAfter and it is away: the calls under way
 // fail, and new ones fail after at most grace, until it has answered a probe. It is probed every probeEvery, and whenever
 // somebody calls.
+//
+// A write that was on its way to a leader that died is lost, and etcd keeps its caller waiting for 7 s (etcd,
+// server/config, ReqTimeout: 5 s and two elections). So when the answer is of a later term than the last one before a slow
+// call began, the call is ended.
 const (
 	suspectAfter = 500 * time.Millisecond
 	verdictAfter = 1500 * time.Millisecond
@@ -31,6 +36,7 @@ type health struct {
 	client *clientv3.Client
 
 	mu       sync.Mutex
+	term     uint64 // of raft, the latest in any answer; 0: none yet
 	doubted  bool
 	out      *outage // nil: as far as is known the store is there
 	calls    map[*call]struct{}
@@ -53,7 +59,12 @@ func (o *outage) Unwrap() error { return ErrUnavailable }
 // call is one call under way.
 type call struct {
 	cancel context.CancelCauseFunc
+	began  time.Time
+	term   uint64
 }
+
+// errOtherLeader ends a call.
+var errOtherLeader = fmt.Errorf("%w: etcd has another leader since the call was made", ErrUnavailable)
 
 func newHealth(client *clientv3.Client) *health {
 	return &health{client: client, calls: map[*call]struct{}{}, wake: make(chan struct{}, 1), answered: make(chan struct{})}
@@ -61,24 +72,23 @@ func newHealth(client *clientv3.Client) *health {
 
 // do makes a call, unless the store is known to be away, and ends it when that becomes known. Errors are classified;
 // what names the call in them.
-func (h *health) do(ctx context.Context, what string, f func(context.Context) error) error {
+func (h *health) do(ctx context.Context, what string, f func(context.Context) (*etcdserverpb.ResponseHeader, error)) error {
 	if err := h.admit(ctx); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := &call{cancel}
+	c := &call{cancel: cancel, began: time.Now()}
 	h.begin(c)
-	defer h.end(c)
 	slow := time.AfterFunc(suspectAfter, h.suspect)
 	defer slow.Stop()
-	err := f(working)
+	header, err := f(working)
+	h.end(c, header.GetRaftTerm())
 	if err == nil || errors.Is(err, ErrConflict) {
 		return err
 	}
-	var away *outage
-	if errors.As(context.Cause(working), &away) {
-		return fmt.Errorf("%s: %w", what, away)
+	if cause := context.Cause(working); errors.Is(cause, ErrUnavailable) {
+		return fmt.Errorf("%s: %w", what, cause)
 	}
 	err = classify(what, err)
 	if errors.Is(err, ErrUnavailable) {
@@ -90,16 +100,30 @@ func (h *health) do(ctx context.Context, what string, f func(context.Context) er
 func (h *health) begin(c *call) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	c.term = h.term
 	h.calls[c] = struct{}{}
 	if h.out != nil { // gone in between
 		c.cancel(h.out)
 	}
 }
 
-func (h *health) end(c *call) {
+func (h *health) end(c *call, term uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.calls, c)
+	h.term = max(h.term, term)
+}
+
+// elected ends the slow calls of earlier terms than that of an answer.
+func (h *health) elected(term uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.term = max(h.term, term)
+	for c := range h.calls {
+		if c.term != 0 && c.term < h.term && time.Since(c.began) >= suspectAfter {
+			c.cancel(errOtherLeader)
+		}
+	}
 }
 
 // admit lets a call through. While the store is away it has it probed at once, and waits for the answer for a moment.
@@ -214,6 +238,9 @@ func (h *health) verdict() error {
 func (h *health) probe(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(h.client.Ctx(), limit)
 	defer cancel()
-	_, err := h.client.Get(ctx, keys.Schema, clientv3.WithCountOnly())
+	got, err := h.client.Get(ctx, keys.Schema, clientv3.WithCountOnly())
+	if err == nil {
+		h.elected(got.Header.GetRaftTerm())
+	}
 	return err
 }

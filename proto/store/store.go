@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -54,7 +55,7 @@ func (s *Store) Observed(o Observer) *Store {
 }
 
 // do makes a call to etcd.
-func (s *Store) do(ctx context.Context, operation string, call func(context.Context) error) error {
+func (s *Store) do(ctx context.Context, operation string, call func(context.Context) (*etcdserverpb.ResponseHeader, error)) error {
 	began := time.Now()
 	err := s.health.do(ctx, operation, call)
 	if s.observer.Call != nil {
@@ -143,9 +144,9 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 		ops[i] = q.op(revision)
 	}
 	var resp *clientv3.TxnResponse
-	err := s.do(ctx, "read", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "read", func(ctx context.Context) (_ *etcdserverpb.ResponseHeader, err error) {
 		resp, err = s.client.Txn(ctx).Then(ops...).Commit()
-		return err
+		return (*etcdserverpb.TxnResponse)(resp).GetHeader(), err
 	})
 	if err != nil {
 		return Snapshot{}, err
@@ -160,9 +161,9 @@ func (s *Store) ReadAt(ctx context.Context, revision int64, queries ...Query) (S
 
 func (s *Store) readOne(ctx context.Context, revision int64, q Query) (Snapshot, error) {
 	var resp clientv3.OpResponse
-	err := s.do(ctx, "read", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "read", func(ctx context.Context) (_ *etcdserverpb.ResponseHeader, err error) {
 		resp, err = s.client.Do(ctx, q.op(revision))
-		return err
+		return (*etcdserverpb.RangeResponse)(resp.Get()).GetHeader(), err
 	})
 	if err != nil {
 		return Snapshot{}, err
@@ -203,12 +204,12 @@ func (s *Store) Commit(ctx context.Context, t *txn.Txn, lease clientv3.LeaseID) 
 		return 0, err
 	}
 	var resp *clientv3.TxnResponse
-	err := s.do(ctx, "commit", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "commit", func(ctx context.Context) (_ *etcdserverpb.ResponseHeader, err error) {
 		resp, err = s.client.Txn(ctx).If(compares(t.Guards())...).Then(writes(t.Writes(), lease)...).Commit()
 		if err == nil && !resp.Succeeded {
-			return ErrConflict
+			err = ErrConflict
 		}
-		return err
+		return (*etcdserverpb.TxnResponse)(resp).GetHeader(), err
 	})
 	if err != nil {
 		return 0, err
@@ -219,9 +220,12 @@ func (s *Store) Commit(ctx context.Context, t *txn.Txn, lease clientv3.LeaseID) 
 // Grant takes a lease that lives for ttl, in whole seconds, unless it is kept alive through Client.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, error) {
 	var resp *clientv3.LeaseGrantResponse
-	err := s.do(ctx, "lease", func(ctx context.Context) (err error) {
+	err := s.do(ctx, "lease", func(ctx context.Context) (_ *etcdserverpb.ResponseHeader, err error) {
 		resp, err = s.client.Grant(ctx, int64(ttl/time.Second))
-		return err
+		if err != nil {
+			return nil, err
+		}
+		return resp.ResponseHeader, nil
 	})
 	if err != nil {
 		return 0, err

@@ -52,7 +52,7 @@ const (
 // StartCluster starts a cluster of n members and returns when it has a leader. It ends with the test.
 func StartCluster(tb testing.TB, n int) *Cluster {
 	tb.Helper()
-	c := &Cluster{tb: tb, dir: tb.TempDir()}
+	c := &Cluster{tb: tb, dir: memoryDir(tb)}
 	tb.Cleanup(c.stop)
 	for i := range n {
 		name := fmt.Sprintf("m%d", i)
@@ -66,6 +66,18 @@ func StartCluster(tb testing.TB, n int) *Cluster {
 	c.client = c.NewClient()
 	c.Await()
 	return c
+}
+
+// memoryDir is a folder of the test's in memory where there is one: what a member writes has to outlive the member, not the
+// machine, and a disk on which programs are being built makes it wait for seconds, through election after election.
+func memoryDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "weft-etcd-")
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // freeAddress is an address on loopback that nobody listens on now.

@@ -108,6 +108,9 @@ func (p *planner) port(w where, port Port) {
 	}
 	chosen(&wish, "mac_address", port.MACAddress, func(s string) { obj.MacAddress = canonical(s) })
 	list(&wish, "fixed_ips", port.FixedIPs, func(l []FixedIP) { obj.FixedIps = p.fixedIPs(w, l) })
+	if slices.ContainsFunc(obj.GetFixedIps(), func(f *weftv1.FixedIp) bool { return f.GetIpAddress() != "" }) {
+		wish.phase = phasePortAt
+	}
 	given(&wish, "host", port.Host, func(s string) { obj.Host = orNone(s) })
 	given(&wish, "device_id", port.DeviceID, func(s string) { obj.DeviceId = s })
 	given(&wish, "device_owner", port.DeviceOwner, func(s string) { obj.DeviceOwner = s })
@@ -182,6 +185,10 @@ func (p *planner) floatingIP(w where, f FloatingIP, wanted map[string]string) {
 			stored = cur
 		}
 	}
+	if stored == nil && obj.GetIpAddress() != "" {
+		cur = p.reserve(obj)
+		stored = cur
+	}
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateFloatingIpRequest{FloatingIp: obj} },
 		func(mask []string) proto.Message {
@@ -193,6 +200,19 @@ func (p *planner) floatingIP(w where, f FloatingIP, wanted map[string]string) {
 			return &weftv1.UpdateFloatingIpRequest{FloatingIp: obj, UpdateMask: maskOf(mask)}
 		})
 	p.unchanged(phaseFloatingIP, nounFloatingIP, f.Name)
+}
+
+// reserve plans a floating IP that leads nowhere yet: its address is taken before gateways take theirs.
+func (p *planner) reserve(f *weftv1.FloatingIp) *weftv1.FloatingIp {
+	key := placeholder(nounFloatingIP, f.GetName())
+	bare := proto.CloneOf(f)
+	bare.PortId, bare.FixedIpAddress = "", ""
+	p.add(phaseFloatingIPAt, Action{
+		Verb: Create, Noun: nounFloatingIP, Name: f.GetName(), Placeholder: key,
+		Request: &weftv1.CreateFloatingIpRequest{FloatingIp: proto.CloneOf(bare)},
+	})
+	bare.Id = key
+	return bare
 }
 
 func (p *planner) disassociate(f *weftv1.FloatingIp) {

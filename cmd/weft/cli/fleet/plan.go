@@ -54,7 +54,8 @@ func Plan(current Current, want File) ([]Action, error) {
 	return actions, nil
 }
 
-// phase orders the steps: first what frees addresses, subnets and networks, then what others rest on.
+// phase orders the steps: first what frees addresses, subnets and networks, then what others rest on. What asks for a
+// definite address comes before what takes any, which might be that one.
 type phase int
 
 const (
@@ -65,8 +66,11 @@ const (
 	phaseSegmentRange
 	phaseNetwork
 	phaseSubnet
-	phasePort
+	phasePortAt
+	phaseFloatingIPAt
 	phaseRouter
+	phaseGatewayAt
+	phasePort
 	phaseGateway
 	phaseInterface
 	phaseRoute

@@ -48,12 +48,14 @@ func TestExampleIsPlannedInOrderAndSettles(t *testing.T) {
 		"created segment range tenant-vlans",
 		"created network ext1", "created network web", "created network db",
 		"created subnet ext1/ext1-v4", "created subnet web/web-v4", "created subnet db/db-v4",
-		"created port web1", "created port web2", "created port db1",
+		"created port web1", "created port db1",
+		"created floating IP www", // its address is taken before the gateway gets one
 		"created router edge",
+		"created port web2",
 		"updated router edge: gateway on ext1",
 		"updated router edge: interface in web-v4 added", "updated router edge: interface in db-v4 added",
 		"updated router edge: route 192.168.0.0/16 via 10.10.20.5 added",
-		"created floating IP www",
+		"updated floating IP www: port_id",
 	}
 	if diff := cmp.Diff(want, planned(actions)); diff != "" {
 		t.Fatalf("plan (-want +got):\n%s", diff)

@@ -57,7 +57,11 @@ func (p *planner) gateway(w where, id string, r Router, cur *weftv1.ExternalGate
 	if sameNetwork && snat(cur) == want.GetEnableSnat() && sameFixedIPs(cur.GetFixedIps(), want.GetFixedIps()) {
 		return
 	}
-	p.update(phaseGateway, nounRouter, r.Name, "gateway on "+r.Gateway.Network,
+	ph := phaseGateway
+	if r.Gateway.IPAddresses != nil {
+		ph = phaseGatewayAt
+	}
+	p.update(ph, nounRouter, r.Name, "gateway on "+r.Gateway.Network,
 		&weftv1.SetRouterGatewayRequest{RouterId: id, ExternalGateway: want})
 }
 
