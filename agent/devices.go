@@ -67,7 +67,7 @@ func (a *Agent) devicesMade(ctx context.Context, devices map[string]string) {
 }
 
 // arrivalPatience is how long devices wait for more to come while many are being made.
-const arrivalPatience = 5 * time.Second
+const arrivalPatience = 10 * time.Second
 
 // admitDevices has OVSDB get the ports of devices that have arrived. Each change of OVSDB costs ovs-vswitchd a look at every
 // port it has, seconds when there are thousands, during which it serves nothing else: while many devices are on their way,

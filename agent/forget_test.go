@@ -74,20 +74,20 @@ func TestConnectionsOfAMovedFloatingIPEndThoughTheAgentWasKilled(t *testing.T) {
 					t.Errorf("clean up: %v", err)
 				}
 			})
-			if err := first.router(t.Context(), id, routerTo(id, fixedBefore)); err != nil {
+			if err := first.router(t.Context(), id, routerTo(id, fixedBefore), &waiting{}); err != nil {
 				t.Fatal(err)
 			}
 			connect(t, first, ns)
 			killed := errors.New("killed")
 			first.forget.Enter = func(string, func() error) error { return killed }
-			if err := first.router(t.Context(), id, routerTo(id, after)); !errors.Is(err, killed) {
+			if err := first.router(t.Context(), id, routerTo(id, after), &waiting{}); !errors.Is(err, killed) {
 				t.Fatal(err)
 			}
 			if !strings.Contains(entries(t, ns), "src="+fixedBefore) {
 				t.Fatalf("no connection to end:\n%s", entries(t, ns))
 			}
 			second := testServices(t, stateDir)
-			if err := second.router(t.Context(), id, routerTo(id, after)); err != nil {
+			if err := second.router(t.Context(), id, routerTo(id, after), &waiting{}); err != nil {
 				t.Fatal(err)
 			}
 			if left := entries(t, ns); strings.Contains(left, testFloating) {
@@ -102,7 +102,7 @@ func TestConnectionsOfAMovedFloatingIPEndThoughTheAgentWasKilled(t *testing.T) {
 			// The third finds nothing to end.
 			connect(t, first, ns)
 			had := entries(t, ns)
-			if err := testServices(t, stateDir).router(t.Context(), id, routerTo(id, after)); err != nil {
+			if err := testServices(t, stateDir).router(t.Context(), id, routerTo(id, after), &waiting{}); err != nil {
 				t.Fatal(err)
 			}
 			if left := entries(t, ns); left == "" || strings.Count(left, "\n") != strings.Count(had, "\n") {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,8 @@ type services struct {
 	remade func(namespace string)
 
 	mu sync.Mutex
+	// waiting are the units that are built but for OVS, which has not taken their devices.
+	waiting map[unit]waiting
 	// floating are the floating IPs in each router's NAT, with the fixed address: what connections may still be tied to.
 	floating map[string]map[netip.Addr]netip.Addr
 }
@@ -67,7 +70,7 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 	}
 	return &services{
 		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, ovs: ovs, log: log,
-		forget: conntrack.Forgetter{Enter: ns.Run}, notes: notes, floating: map[string]map[netip.Addr]netip.Addr{},
+		forget: conntrack.Forgetter{Enter: ns.Run}, notes: notes, waiting: map[unit]waiting{}, floating: map[string]map[netip.Addr]netip.Addr{},
 	}, nil
 }
 
@@ -116,26 +119,68 @@ func busy(err error) bool { return errors.Is(err, nat.ErrLocked) }
 func (s *services) build(ctx context.Context, u unit, want any) error {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
+	w := s.wait(u)
+	if want != nil && w.built == want && s.awaitOVS(w.devices) == nil {
+		return s.pass(u, w, nil)
+	}
+	w.built = nil
+	var err error
 	switch want := want.(type) {
 	case *plan.Router:
-		return s.router(ctx, u.id, want)
+		err = s.router(ctx, u.id, want, &w)
 	case *plan.DHCP:
-		return s.dhcpServer(ctx, want)
+		err = s.dhcpServer(ctx, want, &w)
 	case nil:
 		return s.remove(ctx, u)
 	default:
 		return fmt.Errorf("%s %s: can't build a %T", u.kind, u.id, want)
 	}
+	if err == nil {
+		w.built = want
+	}
+	return s.pass(u, w, err)
 }
 
-// router goes through the steps in the order that package netns gives: forwarding comes last, when NAT is in.
-func (s *services) router(ctx context.Context, id string, want *plan.Router) error {
+// waiting is what is left of a unit to be done when OVS has taken its devices.
+type waiting struct {
+	// built is what the unit was built as; nil if that failed.
+	built any
+	// devices have to be taken, by identity; announce are addresses that are new on their links.
+	devices  map[string]string
+	announce []garp.Target
+}
+
+func (s *services) wait(u unit) waiting {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting[u]
+}
+
+// pass ends an attempt to build a unit: announcements go out when OVS has taken the devices, even if something else is wrong.
+func (s *services) pass(u unit, w waiting, err error) error {
+	untaken := s.awaitOVS(w.devices)
+	if untaken == nil {
+		s.tell(w.announce)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, u)
+	if untaken != nil {
+		s.waiting[u] = w
+	}
+	return cmp.Or(err, untaken)
+}
+
+// router goes through the steps in the order that package netns gives: forwarding comes last, when NAT is in. It waits for
+// OVS in none of them: what OVS has to take is left in w.
+func (s *services) router(ctx context.Context, id string, want *plan.Router, w *waiting) error {
 	name := want.Namespace.Name
 	before, err := s.floatingBefore(ctx, id, name)
 	if err != nil {
 		return err
 	}
-	devices, err := s.makeDevices(ctx, want.Namespace)
+	made, err := s.makeDevices(ctx, want.Namespace)
+	w.devices = made.Devices
 	if err != nil {
 		return err
 	}
@@ -148,11 +193,8 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	if err := s.ns.Run(name, conntrack.TellAll); err != nil {
 		return err
 	}
-	if err := s.awaitOVS(devices); err != nil {
-		return err
-	}
 	report, err := s.ns.Ensure(ctx, want.Namespace)
-	s.tell(report)
+	w.announce = append(w.announce, announcements(report, made.Created)...)
 	if err != nil {
 		return err
 	}
@@ -166,24 +208,31 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router) err
 	return err
 }
 
-// tell announces addresses that are new on their link.
-func (s *services) tell(report netns.Report) {
-	for _, a := range report.Announce {
-		if err := s.announce.Announce(garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address}); err != nil {
+// announcements are those of addresses that are new on their links. The other routers of the node need not hear those of a
+// namespace that is new, when a node starts hundreds at once; an address that has come to a router from another they have to.
+func announcements(report netns.Report, created bool) []garp.Target {
+	out := make([]garp.Target, len(report.Announce))
+	for i, a := range report.Announce {
+		out[i] = garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address, Known: created}
+	}
+	return out
+}
+
+func (s *services) tell(announce []garp.Target) {
+	for _, a := range announce {
+		if err := s.announce.Announce(a); err != nil {
 			s.log.Warn("can't announce an address", "namespace", a.Namespace, "address", a.Address, "error", err)
 		}
 	}
 }
 
-func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
+func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP, w *waiting) error {
 	if want.Problem != nil {
 		return want.Problem
 	}
-	devices, err := s.makeDevices(ctx, want.Namespace)
+	made, err := s.makeDevices(ctx, want.Namespace)
+	w.devices = made.Devices
 	if err != nil {
-		return err
-	}
-	if err := s.awaitOVS(devices); err != nil {
 		return err
 	}
 	if _, err := s.ns.Ensure(ctx, want.Namespace); err != nil {
@@ -196,17 +245,16 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP) error {
 	return err
 }
 
-// makeDevices makes the namespace with its devices, for which OVS may then have ports. It returns their identities.
-func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) (devices map[string]string, err error) {
+// makeDevices makes the namespace with its devices, for which OVS may then have ports.
+func (s *services) makeDevices(ctx context.Context, ns desired.Namespace) (netns.Report, error) {
 	report, err := s.ns.Prepare(ctx, ns)
 	if report.Created && s.remade != nil {
 		s.remade(ns.Name)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.ovs.made(ctx, report.Devices)
 	}
-	s.ovs.made(ctx, report.Devices)
-	return report.Devices, nil
+	return report, err
 }
 
 // awaitOVS wants OVS to have taken devices.
@@ -237,5 +285,6 @@ func (s *services) remove(ctx context.Context, u unit) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.floating, u.id)
+	delete(s.waiting, u)
 	return nil
 }

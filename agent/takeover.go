@@ -143,7 +143,9 @@ func (a *Agent) announce(id string) {
 		mac, err := net.ParseMAC(l.MAC)
 		for _, ip := range l.Announce {
 			if err == nil {
-				err = a.services.announce.Announce(garp.Target{Namespace: want.Namespace.Name, Link: l.Name, MAC: mac, Address: ip})
+				err = a.services.announce.Announce(garp.Target{
+					Namespace: want.Namespace.Name, Link: l.Name, MAC: mac, Address: ip, Known: true,
+				})
 			}
 		}
 		if err != nil {

@@ -130,7 +130,7 @@ func (w *workers) depth() int {
 
 // Pauses between attempts: for something that will be told, in case it is not; for something that is about to happen, for another program, and for a host's error.
 const (
-	firstTold, lastTold   = 500 * time.Millisecond, 5 * time.Second
+	firstTold, lastTold   = 5 * time.Second, 30 * time.Second
 	firstSoon, lastSoon   = 2 * time.Millisecond, time.Second
 	firstBusy, lastBusy   = 200 * time.Millisecond, 2 * time.Second
 	firstRetry, lastRetry = 200 * time.Millisecond, 30 * time.Second

@@ -49,6 +49,9 @@ type Target struct {
 	Namespace, Link string
 	MAC             net.HardwareAddr // 6 bytes: the link's own
 	Address         netip.Addr       // IPv4
+	// Known: nobody on this node has to learn the address; it is new, or has had this MAC before elsewhere. All requests are
+	// quiet then.
+	Known bool
 }
 
 // key is what an announcement is about; a newer one replaces an older one.
@@ -155,7 +158,7 @@ func (a *Announcer) loop(ctx context.Context) {
 
 // round sends what is due and returns the time until something else is.
 func (a *Announcer) round(ctx context.Context) time.Duration {
-	due := map[string][]*job{} // by namespace
+	due := map[string][]due{} // by namespace
 	for _, j := range a.take(time.Now()) {
 		due[j.target.Namespace] = append(due[j.target.Namespace], j)
 	}
@@ -169,37 +172,47 @@ func (a *Announcer) round(ctx context.Context) time.Duration {
 }
 
 // sendAll sends the jobs of one namespace once, and ends those that can't be sent.
-func (a *Announcer) sendAll(namespace string, jobs []*job) {
-	targets := make([]Target, len(jobs))
+func (a *Announcer) sendAll(namespace string, jobs []due) {
+	frames := make([]frames, len(jobs))
 	for i, j := range jobs {
-		targets[i] = j.target
+		frames[i] = framesOf(j.target, j.loud)
 	}
-	failed := a.send(namespace, targets)
-	for _, j := range jobs {
-		if err := failed[j.target.key()]; err != nil {
+	failed := a.send(namespace, frames)
+	for i, j := range jobs {
+		if err := failed[i]; err != nil {
 			a.o.Log.Warn("gratuitous ARP not sent", "namespace", namespace, "link", j.target.Link, "address", j.target.Address, "error", err)
-			a.drop(j)
+			a.drop(j.job)
 		}
 	}
 }
 
+// grid is what later rounds are put on, so that those of many addresses go out together: each wakes who forwards them.
+const grid = 50 * time.Millisecond
+
+// due is a job in one of its rounds.
+type due struct {
+	*job
+	// loud: the first round of a new address, and the last, in case the first was lost.
+	loud bool
+}
+
 // take returns the jobs that are due, with their next round already planned. Nothing is sent under the lock.
-func (a *Announcer) take(now time.Time) []*job {
+func (a *Announcer) take(now time.Time) []due {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var due []*job
+	var out []due
 	for k, j := range a.jobs {
 		if j.due.After(now) {
 			continue
 		}
-		due = append(due, j)
+		out = append(out, due{j, !j.target.Known && (j.sent == 0 || j.sent == len(a.o.Rounds)-1)})
 		if j.sent++; j.sent < len(a.o.Rounds) {
-			j.due = j.asked.Add(a.o.Rounds[j.sent])
+			j.due = j.asked.Add(a.o.Rounds[j.sent] + grid).Truncate(grid)
 		} else {
 			delete(a.jobs, k)
 		}
 	}
-	return due
+	return out
 }
 
 // drop ends a job, unless a newer one has taken its place.
@@ -221,10 +234,20 @@ func (a *Announcer) next() time.Duration {
 	return max(wait, 0)
 }
 
-// send sends both forms of all targets, which are in one namespace, by one socket, and returns why some could not be sent. The
-// socket lives only as long as that: it would keep a deleted namespace alive.
-func (a *Announcer) send(namespace string, targets []Target) map[key]error {
-	failed := map[key]error{}
+// frames are those of one target.
+type frames struct {
+	link string
+	all  [][]byte
+}
+
+func framesOf(t Target, loud bool) frames {
+	return frames{t.Link, [][]byte{Request(t, loud), Reply(t)}}
+}
+
+// send sends frames in one namespace by one socket, and returns which could not be sent, by their place. The socket lives only
+// as long as that: it would keep a deleted namespace alive.
+func (a *Announcer) send(namespace string, all []frames) map[int]error {
+	failed := map[int]error{}
 	err := a.o.Enter(namespace, func() error {
 		a.closing <- struct{}{}
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -233,16 +256,16 @@ func (a *Announcer) send(namespace string, targets []Target) map[key]error {
 			return fmt.Errorf("packet socket: %w", err)
 		}
 		defer a.end(fd)
-		for _, t := range targets {
-			if err := sendOn(fd, t); err != nil {
-				failed[t.key()] = fmt.Errorf("link %s: %w", t.Link, err)
+		for i, f := range all {
+			if err := f.sendOn(fd); err != nil {
+				failed[i] = fmt.Errorf("link %s: %w", f.link, err)
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		for _, t := range targets {
-			failed[t.key()] = err
+		for i := range all {
+			failed[i] = err
 		}
 	}
 	return failed
@@ -260,14 +283,14 @@ func (a *Announcer) end(fd int) {
 	})
 }
 
-func sendOn(fd int, t Target) error {
-	link, err := net.InterfaceByName(t.Link)
+func (f frames) sendOn(fd int) error {
+	link, err := net.InterfaceByName(f.link)
 	if err != nil {
 		return err
 	}
 	to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
-	for _, op := range []uint16{opRequest, opReply} {
-		if err := unix.Sendto(fd, Frame(t, op), 0, to); err != nil {
+	for _, frame := range f.all {
+		if err := unix.Sendto(fd, frame, 0, to); err != nil {
 			return fmt.Errorf("send ARP: %w", err)
 		}
 	}
@@ -288,15 +311,22 @@ func broadcast8() []byte { return []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 
 // swap brings a number into network byte order, as sockaddr_ll wants it (packet(7)).
 func swap(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
-// Frame is an Ethernet frame with a gratuitous ARP packet (RFC 826) of operation 1, request: the ARP announcement of
-// RFC 5227 section 3, sender and target address the same, target MAC zero; or 2, reply, which some neighbours heed
-// instead: target MAC the link's own. Both are broadcast. t must be valid as for Announce.
-func Frame(t Target, operation uint16) []byte {
-	ip := t.Address.As4()
-	target := make([]byte, 6)
-	if operation == opReply {
-		target = t.MAC
+// Request is an Ethernet frame with a gratuitous ARP packet (RFC 826), the ARP announcement of RFC 5227 section 3: sender and
+// target address the same. Nobody reads the target MAC of a request; it is zero in a loud one, as the RFC has it, and the
+// link's own in a quiet one, by which agent/plan knows that the node's other routers need not hear it. t must be valid as for
+// Announce.
+func Request(t Target, loud bool) []byte {
+	if loud {
+		return packet(t, opRequest, make([]byte, 6))
 	}
+	return packet(t, opRequest, t.MAC)
+}
+
+// Reply is the same as an ARP reply, which some neighbours heed instead. It is broadcast as well.
+func Reply(t Target) []byte { return packet(t, opReply, t.MAC) }
+
+func packet(t Target, operation uint16, target net.HardwareAddr) []byte {
+	ip := t.Address.As4()
 	b := append([]byte(nil), broadcast8()[:6]...)
 	b = append(b, t.MAC...)
 	b = binary.BigEndian.AppendUint16(b, etherTypeARP)

@@ -129,12 +129,17 @@ func TestFramesAreThoseOfTheRFCs(t *testing.T) {
 	}
 	sender := []byte{0xfa, 0x16, 0x3e, 0, 0, 1, 203, 0, 113, 7}
 	target := garp.Target{Link: "qg-a", MAC: mac, Address: addr}
-	for op, want := range map[uint16][]byte{
-		1: bytes.Join([][]byte{head, {0, 1}, sender, {0, 0, 0, 0, 0, 0, 203, 0, 113, 7}}, nil),
-		2: bytes.Join([][]byte{head, {0, 2}, sender, sender}, nil),
+	for _, f := range []struct {
+		what string
+		got  []byte
+		want [][]byte
+	}{
+		{"loud request", garp.Request(target, true), [][]byte{head, {0, 1}, sender, {0, 0, 0, 0, 0, 0, 203, 0, 113, 7}}},
+		{"quiet request", garp.Request(target, false), [][]byte{head, {0, 1}, sender, sender}},
+		{"reply", garp.Reply(target), [][]byte{head, {0, 2}, sender, sender}},
 	} {
-		if got := garp.Frame(target, op); !bytes.Equal(got, want) {
-			t.Errorf("operation %d:\n got %x\nwant %x", op, got, want)
+		if want := bytes.Join(f.want, nil); !bytes.Equal(f.got, want) {
+			t.Errorf("%s:\n got %x\nwant %x", f.what, f.got, want)
 		}
 	}
 }
@@ -143,14 +148,19 @@ func TestNeighboursHearEveryRoundInBothForms(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	s := newSegment(t)
 	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Rounds: []time.Duration{0, time.Millisecond, 2 * time.Millisecond}})
-	target := garp.Target{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr}
-	if err := a.Announce(target); err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		for _, op := range []uint16{1, 2} {
-			if got, want := s.hear(t), garp.Frame(target, op); !bytes.Equal(got, want) {
-				t.Errorf("heard %x, want %x", got, want)
+	for _, target := range []garp.Target{
+		{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr},
+		{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr, Known: true},
+	} {
+		if err := a.Announce(target); err != nil {
+			t.Fatal(err)
+		}
+		for round := range 3 {
+			loud := !target.Known && round != 1 // the first and the last
+			for _, want := range [][]byte{garp.Request(target, loud), garp.Reply(target)} {
+				if got := s.hear(t); !bytes.Equal(got, want) {
+					t.Errorf("round %d: heard %x, want %x", round, got, want)
+				}
 			}
 		}
 	}
@@ -204,7 +214,7 @@ func TestALinkThatHasGoneEndsItsAnnouncementOnly(t *testing.T) {
 		}
 		<-time.After(time.Millisecond)
 	}
-	if got := s.hear(t); !bytes.Equal(got, garp.Frame(good, 1)) {
+	if got := s.hear(t); !bytes.Equal(got, garp.Request(good, true)) {
 		t.Errorf("heard %x", got)
 	}
 }

@@ -29,7 +29,8 @@ type Announce struct {
 
 // Prepare creates the namespace if it is absent, with forwarding off and its loopback up, writes the sysctls, sets down
 // weft's links that are no longer wanted, so that nothing leaves through them while the NAT rules change, and makes the
-// wanted links that are missing, down, with their outer ends on the host, up. Idempotent. ErrForeign if the name is taken,
+// wanted links that are missing, with their outer ends on the host, up; the links themselves are up if the namespace does not
+// forward yet, else down. Idempotent. ErrForeign if the name is taken,
 // ErrLinkForeign if that of a link is, ErrLinkRemains while OVS holds another device under it; the other links are made.
 // The report is valid beside an error.
 func (m *Manager) Prepare(ctx context.Context, want desired.Namespace) (Report, error) {

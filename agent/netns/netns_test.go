@@ -235,6 +235,37 @@ func TestForwardingIsOffUntilForward(t *testing.T) {
 	}
 }
 
+// Where frames may be forwarded, a new link waits for the NAT rules; elsewhere it is up before OVS looks at it.
+func TestANewLinkIsUpAtOnceWhereNothingIsForwarded(t *testing.T) {
+	h := newHost(t)
+	want := h.router(h.link())
+	h.prepare(want)
+	state := func(link string) bool {
+		return strings.Contains(h.in("ip", "-o", "link", "show", "dev", link), ",UP")
+	}
+	if !state(want.Links[0].Name) {
+		t.Error("the link of a new namespace is down")
+	}
+	if addresses := h.in("ip", "-o", "-4", "address", "show", "dev", want.Links[0].Name); addresses != "" {
+		t.Errorf("it has addresses before the NAT rules: %s", addresses)
+	}
+	h.ensure(want)
+	if _, err := h.Forward(context.Background(), want); err != nil {
+		t.Fatal(err)
+	}
+	second := want.Links[0]
+	second.Name, second.MAC, second.Addresses, second.Announce = h.link(), "fa:16:3e:00:00:02", prefixes("192.0.2.1/24"), nil
+	want.Links = append(want.Links, second)
+	h.prepare(want)
+	if state(second.Name) {
+		t.Error("a link that is new where frames are forwarded is up before the NAT rules")
+	}
+	h.ensure(want)
+	if !state(second.Name) {
+		t.Error("it stays down")
+	}
+}
+
 func TestAStrangersDeviceOfAWantedNameIsNotTouched(t *testing.T) {
 	h := newHost(t)
 	link, taken := h.link(), h.link()

@@ -18,7 +18,7 @@ import (
 // alias is what the outer ends of a namespace's pairs carry as IFLA_IFALIAS, which ip-link(8) shows.
 func alias(namespace string) string { return "weft:" + namespace }
 
-// pairs makes what is missing of the wanted links, the inner end down, and brings the outer ends to what they should be.
+// pairs makes what is missing of the wanted links, and brings the outer ends to what they should be.
 func (p *pass) pairs() {
 	made := false
 	for _, want := range p.want.Links {
@@ -46,6 +46,24 @@ func (p *pass) pairs() {
 	}
 	if made {
 		p.fail(p.observeLinks())
+		p.raise()
+	}
+}
+
+// raise brings the inner ends up where nothing is forwarded yet, and nothing answers for want of addresses. An end that goes
+// up later, after OVS has taken the other, is one more change of the host's links, and each of these has ovs-vswitchd with the
+// userspace datapath read all of them (Open vSwitch, lib/route-table.c): it serves nothing else meanwhile, and that takes
+// seconds when there are thousands.
+func (p *pass) raise() {
+	if forwards, err := readSysctl(ipForward); err != nil || forwards != "0" {
+		p.fail(err)
+		return
+	}
+	for _, want := range p.want.Links {
+		mac, err := checkLink(want)
+		if link := p.links[want.Name]; link != nil && err == nil {
+			p.setLink(link, want, mac)
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func dhcpPlan(v *view.View, network string) *DHCP {
 	}
 	out.Namespace = desired.Namespace{
 		Name: conf.Namespace, Links: []desired.Link{link},
-		Sysctls: map[string]string{"net.ipv6.conf.default.accept_ra": "0"},
+		Sysctls: map[string]string{noIPv6: "1"},
 	}
 	return out
 }

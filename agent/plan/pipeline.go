@@ -12,7 +12,7 @@ import (
 
 // Generation is the layout of the pipeline below; it is part of every cookie. A change of the layout needs a new one, so
 // that an upgraded agent replaces every flow.
-const Generation = 2
+const Generation = 3
 
 // The tables of br-int. Frames carry their network's local VLAN from Classify on; nothing is learned: forwarding is
 // computed from where the network's ports are.
@@ -46,6 +46,12 @@ const (
 	prioDefault   = 0
 )
 
+// Priorities within intRouters.
+const (
+	prioAsk      = 20 // a request for an address, or a loud announcement
+	prioAnnounce = 10 // a quiet one (agent/garp), or a broadcast reply
+)
+
 // Flows are flows by bridge.
 type Flows map[string][]flow.Flow
 
@@ -60,6 +66,7 @@ func baseFlows(facts *Facts) Flows {
 	out.add(BrInt, intClassify, prioDefault, anything)
 	out.add(BrInt, intForward, prioDefault, anything)
 	out.add(BrInt, intRouters, prioDefault, anything, flow.GotoTable(intForward))
+	out.add(BrInt, intRouters, prioAsk, flow.NewMatch(flow.ARP(), flow.ARPOp(flow.ARPRequest), flow.ARPTHA(flow.MAC{})), flow.GotoTable(intForward))
 	if facts.Silent {
 		out[BrInt] = append(out[BrInt], Silence())
 	}
@@ -177,14 +184,29 @@ func (f Flows) onProvider(facts *Facts, n *view.Network, vlan uint16) {
 }
 
 // floods are a network's flows on br-int for group and unknown addresses: out by the uplink, and groups to the local
-// ports. A frame never goes back where it came from, so nothing goes from uplink to uplink.
+// ports. A frame never goes back where it came from, so nothing goes from uplink to uplink. Routers' announcements of
+// addresses whose MAC is known go out by the uplink alone: a node with hundreds of routers on one external network would
+// have each of them hear all others.
 func (f Flows) floods(facts *Facts, n *view.Network, vlan uint16, uplink uint32) {
 	f.add(BrInt, intForward, prioUnknown, onVLAN(vlan), flow.Output(uplink))
+	if hasRouter(n) {
+		f.add(BrInt, intRouters, prioAnnounce, onVLAN(vlan, flow.ARP(), flow.Multicast()), flow.Output(uplink))
+	}
 	actions := []flow.Action{flow.Output(uplink), flow.PopVLAN()}
 	for _, port := range localOFPorts(facts, n) {
 		actions = append(actions, flow.Output(port))
 	}
 	f.add(BrInt, intForward, prioFlood, onVLAN(vlan, flow.Multicast()), actions...)
+}
+
+// hasRouter reports whether a router of this node is on the network.
+func hasRouter(n *view.Network) bool {
+	for id := range n.Local {
+		if p := n.Ports[id].Object; p.OfRouter() {
+			return true
+		}
+	}
+	return false
 }
 
 // localOFPorts lists the OpenFlow numbers of the network's ports on this node that are to pass frames, sorted.

@@ -51,6 +51,10 @@ func routerPlan(v *view.View, id string) *Router {
 	return b.plan
 }
 
+// noIPv6 keeps IPv6, which weft does not route, off the links of a namespace (ip-sysctl.rst, disable_ipv6): each would ask for
+// routers and tell of its groups, by some eight packets to everybody, when it goes up.
+const noIPv6 = "net.ipv6.conf.all.disable_ipv6"
+
 // routerSysctls are set before any link goes up. A router's addresses answer ARP only on their own link, and a packet may
 // come by another way than the answer goes (ip-sysctl.rst: arp_ignore, arp_announce, rp_filter).
 func routerSysctls() map[string]string {
@@ -61,7 +65,7 @@ func routerSysctls() map[string]string {
 		"net.ipv4.conf.default.rp_filter":    "0",
 		"net.ipv4.conf.all.send_redirects":   "0",
 		"net.ipv4.conf.all.accept_redirects": "0",
-		"net.ipv6.conf.default.accept_ra":    "0",
+		noIPv6:                               "1",
 	}
 }
 

@@ -44,7 +44,10 @@ func (l *Lab) startOVSDB(ctx context.Context, h HostInfo) error {
 	}
 	_, err = space.Exec(ctx, "nice", "-n", ovsPriority, "ovsdb-server", "--detach", "--no-chdir", "--pidfile", "--log-file", "-vconsole:off",
 		"--remote=punix:"+ovsSocket, ovsDatabase)
-	return err
+	if err != nil {
+		return err
+	}
+	return l.favour(h.Name)
 }
 
 // configureOVS writes the operator's bridges before ovs-vswitchd starts, which then makes all in one go. A bridge has
@@ -83,12 +86,8 @@ func (l *Lab) startVSwitch(ctx context.Context, h HostInfo) error {
 	if err != nil {
 		return err
 	}
-	return l.addressInternalPorts(ctx, h)
+	return errors.Join(l.favour(h.Name), l.addressInternalPorts(ctx, h))
 }
-
-// ovsPriority is the niceness that ovs-ctl gives both daemons by default (ovs-ctl(8), --ovs-vswitchd-priority). Without it a
-// busy lab's nodes lose each other's BFD packets, which real ones would not.
-const ovsPriority = "-10"
 
 // ovsCtl is where Debian has it.
 const ovsCtl = "/usr/share/openvswitch/scripts/ovs-ctl"
@@ -113,7 +112,7 @@ func (h *Host) RestartOVS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.lab.addressInternalPorts(ctx, info)
+	return errors.Join(h.lab.favour(info.Name), h.lab.addressInternalPorts(ctx, info))
 }
 
 // keepAddresses gives devices that come anew their addresses, until the context ends. What it can't do is done, or its

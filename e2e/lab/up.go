@@ -81,6 +81,9 @@ func (l *Lab) create(ctx context.Context, o Options) error {
 	if err := l.erase(); err != nil { // the disks of a lab that died
 		return err
 	}
+	if err := hasten(ctx); err != nil {
+		return err
+	}
 	hosts := plan(o)
 	if err := l.store(&state{
 		Name: l.name, Software: o.Software, Bin: o.Bin, Executable: o.Executable, UnderlayMTU: o.UnderlayMTU, LogLevel: o.LogLevel, Hosts: hosts,
@@ -182,6 +185,9 @@ func (l *Lab) remove(ctx context.Context) error {
 	}
 	if err := l.removeFolder(); err != nil {
 		return fmt.Errorf("lab %s: remove its folder: %w", l.name, err)
+	}
+	if err := relax(ctx); err != nil {
+		return err
 	}
 	// The last lab takes the common folder along; another one keeps it.
 	if err := os.Remove(Root); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, fs.ErrNotExist) {
