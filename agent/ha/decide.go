@@ -78,9 +78,13 @@ func (m *Machine) heard(node string) bool {
 
 // suspect notes which peers have been lost by their peers, and since when.
 func (d *deciding) suspect() {
-	for name := range d.suspects {
-		if _, ok := d.world.Peers[name]; !ok || !d.abandoned(name) {
-			delete(d.suspects, name)
+	for name, s := range d.suspects {
+		_, ok := d.world.Peers[name]
+		if ok && d.abandoned(name) {
+			continue
+		}
+		if delete(d.suspects, name); ok {
+			d.falseAlarm(name, s)
 		}
 	}
 	for name := range d.world.Peers {
@@ -88,6 +92,28 @@ func (d *deciding) suspect() {
 			d.suspects[name] = &suspicion{since: d.now, exempt: d.alive(name)}
 		}
 	}
+}
+
+// falseAlarm notes that a node is heard again that had been lost. One that comes back this soon was busy rather than dead.
+func (d *deciding) falseAlarm(node string, s *suspicion) {
+	if d.now.Sub(s.since) > d.c.Blink {
+		return
+	}
+	a := d.alarms[node]
+	if d.now.Sub(a.last) > d.c.Calm {
+		a.count = 0
+	}
+	d.alarms[node] = alarm{min(a.count+1, maxAlarms), d.now}
+}
+
+// damping is how much later than usual a node is taken over from: routers must not follow each hiccup of a pool that has too
+// much to do, for moving them is more to do.
+func (d *deciding) damping(node string) time.Duration {
+	a := d.alarms[node]
+	if a.count == 0 || d.now.Sub(a.last) > d.c.Calm {
+		return 0
+	}
+	return d.c.Damp << (a.count - 1)
 }
 
 // alive lists the routers for which a node that is lost now has shown that it is not dead. Either it has written their keys
@@ -146,7 +172,7 @@ func (d *deciding) confirms() bool {
 			return false
 		}
 	}
-	return d.due(d.since.Add(d.c.Yield))
+	return d.due(d.since.Add(d.c.Yield + d.c.Damp<<(maxAlarms-1)))
 }
 
 // held decides about a router that the node holds.
@@ -239,7 +265,7 @@ func (d *deciding) lost(id string, r Router, wait time.Duration) bool {
 	if peers, _ := d.hears(); peers > 1 && d.isolated() {
 		return false
 	}
-	return d.due(s.since.Add(d.c.Guard + wait))
+	return d.due(s.since.Add(d.c.Guard + wait + d.damping(r.Holder)))
 }
 
 // vanished reports whether the holder's lease has been gone long enough, with nobody who hears it.

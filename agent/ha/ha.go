@@ -22,8 +22,12 @@ type Config struct {
 	// Guard is how long a standby waits after the pool has lost a holder: at least as long as one end of a session may notice
 	// its loss after the other, and the holder takes to fall silent.
 	Guard time.Duration
-	// Yield is how long a silent node that still hears fewer than half of its peers leaves its routers to others.
+	// Yield is how long a silent node that still hears fewer than half of its peers leaves its routers to others, the longest
+	// damping aside.
 	Yield time.Duration
+	// Blink is how soon a lost node is heard again that was only busy. For Calm after that it is taken over from later, by Damp
+	// after one such alarm, twice that after two, and four times at most.
+	Blink, Calm, Damp time.Duration
 	// Rank is how much later each further candidate of a plan acts.
 	Rank time.Duration
 	// Unready is how much later a standby acts that is not completely built, or whose uplinks are not proven.
@@ -152,12 +156,22 @@ type Machine struct {
 	losts    map[string]time.Time
 	signs    map[string]time.Time
 	suspects map[string]*suspicion
+	alarms   map[string]alarm
 	gone     map[string]time.Time // peers without a lease -> since
 	flights  map[string]*flight
 	// doubts are routers that the node fell silent for to give them away, at which revision, and may still hold.
 	doubts map[string]int64
 	// inherited are peers whose session only an earlier run of the node has seen up: when it ended is not known.
 	inherited map[string]bool
+}
+
+// maxAlarms is how many false alarms count.
+const maxAlarms = 3
+
+// alarm are the false alarms about a node, and when the last one ended.
+type alarm struct {
+	count int
+	last  time.Time
 }
 
 // suspicion is of a holder that more than half of its peers have lost.
@@ -180,7 +194,7 @@ type flight struct {
 // New is a Machine that knows nothing yet.
 func New(c Config) *Machine {
 	return &Machine{
-		c: c, up: map[string]bool{}, confirmed: map[string]bool{}, suspects: map[string]*suspicion{},
+		c: c, up: map[string]bool{}, confirmed: map[string]bool{}, suspects: map[string]*suspicion{}, alarms: map[string]alarm{},
 		losts: map[string]time.Time{}, signs: map[string]time.Time{}, gone: map[string]time.Time{}, flights: map[string]*flight{},
 		doubts: map[string]int64{}, inherited: map[string]bool{},
 	}
@@ -203,6 +217,7 @@ func (m *Machine) SetWorld(now time.Time, w World) {
 			delete(m.inherited, name)
 		}
 	}
+	maps.DeleteFunc(m.alarms, func(name string, _ alarm) bool { _, ok := w.Peers[name]; return !ok })
 	m.world = w
 	m.noteGone(now)
 }

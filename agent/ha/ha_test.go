@@ -15,8 +15,36 @@ const ms = time.Millisecond
 func config(self string) ha.Config {
 	return ha.Config{
 		Self: self, Guard: 90 * ms, Yield: 390 * ms, Rank: 150 * ms, Unready: 2 * time.Second, Lease: 2 * time.Second,
-		Patience: 5 * time.Second, Retry: 100 * ms,
+		Patience: 5 * time.Second, Retry: 100 * ms, Blink: 2 * time.Second, Calm: 2 * time.Minute, Damp: 500 * ms,
 	}
+}
+
+// TestANodeThatBlinksIsTakenOverFromLater loses a holder again and again for less than it takes to take over.
+func TestANodeThatBlinksIsTakenOverFromLater(t *testing.T) {
+	n := start(t)
+	lost := func(lost bool) {
+		n.m.Session(n.now, "net1", !lost)
+		n.peer("net3", func(p *ha.Peer) {
+			p.Heard, p.Lost = names("net1", "net2"), names()
+			if lost {
+				p.Heard, p.Lost = names("net2"), names("net1")
+			}
+		})
+		n.decide(0)
+	}
+	for _, damped := range []time.Duration{0, 500 * ms, time.Second} {
+		lost(true)
+		n.decide(damped + 89*ms)
+		n.claims() // not yet, and it is back
+		lost(false)
+		n.decide(time.Second)
+		n.claims()
+	}
+	lost(true)
+	n.decide(2*time.Second + 89*ms)
+	n.claims()
+	n.decide(ms)
+	n.claims("r1 net2")
 }
 
 // node is a Machine with a clock of its own.
@@ -161,8 +189,10 @@ func TestATakeoverIsOffWhenTheHolderIsHeardAgainInTime(t *testing.T) {
 	n.decide(89 * ms)
 	n.claims()
 	n.decide(ms)
-	n.claims() // the guard began anew
-	n.decide(89 * ms)
+	n.claims() // the guard began anew, and the first loss was a false alarm
+	n.decide(500*ms + 88*ms)
+	n.claims()
+	n.decide(ms)
 	n.claims("r1 net2")
 }
 

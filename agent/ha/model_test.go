@@ -299,11 +299,18 @@ func (f *fleet) session(at, with string, up bool) {
 	f.nodes[at].peers[with] = up
 	f.nodes[at].m.Session(f.time(), with, up)
 	if !up {
-		f.after(interval-1, "next packet", func() {
-			if f.paths[pair(at, with)] && f.nodes[with].peers[at] && !f.nodes[at].peers[with] {
-				f.session(with, at, false)
-			}
-		})
+		f.after(interval-1, "next packet", func() { f.tellLost(at, with) })
+	}
+}
+
+// tellLost is a packet of a node that has lost another, which does not know it yet; each interval has one.
+func (f *fleet) tellLost(at, with string) {
+	switch {
+	case f.nodes[at].peers[with] || !f.nodes[with].peers[at]:
+	case f.paths[pair(at, with)]:
+		f.session(with, at, false)
+	default:
+		f.events[f.now+interval] = append(f.events[f.now+interval], func() { f.tellLost(at, with) })
 	}
 }
 

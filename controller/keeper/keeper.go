@@ -46,6 +46,9 @@ type Options struct {
 	// Stuck is how long a router that is being handed over counts as one of these: those that can't be stop no other; default
 	// 10 s.
 	Stuck time.Duration
+	// Pace is how far apart changes of plans are that nobody waits for: hand-overs, and what makes room on nodes that leave.
+	// Nodes that build as fast as they can forward the worse for it. Default 50 ms.
+	Pace time.Duration
 }
 
 // Keeper keeps. Make it with New; Run does the work.
@@ -58,6 +61,7 @@ func New(opts Options) *Keeper {
 	opts.DeadAfter = cmp.Or(opts.DeadAfter, 15*time.Second)
 	opts.Moving = cmp.Or(opts.Moving, 8)
 	opts.Stuck = cmp.Or(opts.Stuck, 10*time.Second)
+	opts.Pace = cmp.Or(opts.Pace, 50*time.Millisecond)
 	return &Keeper{opts: opts}
 }
 
@@ -135,6 +139,7 @@ type work struct {
 	dirty   map[fleet.Object]bool
 	moving  map[string]time.Time  // routers that are being handed over, and since when
 	moved   time.Time             // when that last changed
+	paced   time.Time             // when the next change may be made that nobody waits for
 	blocked map[fleet.Object]bool // routers that wait until fewer are
 	nodes   nodes
 	able    map[string]string // what each node can take, as text
@@ -218,6 +223,7 @@ func (w *work) look(ctx context.Context) time.Duration {
 		return period
 	}
 	next := w.lookAtNodes()
+	w.unblock()
 	for _, o := range w.sorted() {
 		if ctx.Err() != nil {
 			return period
@@ -231,7 +237,11 @@ func (w *work) look(ctx context.Context) time.Duration {
 			next = min(next, wait)
 			continue
 		}
-		err := w.step(ctx, o)
+		rank := w.rank(o)
+		loads, err := w.step(ctx, o)
+		if loads && rank > handOvers {
+			w.paced = time.Now().Add(w.Pace)
+		}
 		switch {
 		case err == nil:
 			delete(w.dirty, o)
@@ -250,19 +260,25 @@ func (w *work) look(ctx context.Context) time.Duration {
 	return max(min(next, w.unblock()), time.Millisecond)
 }
 
-// unblock has those that wait looked at again when they need not any more, and returns when to look again.
+// unblock has as many of those that wait looked at again as need not any more, and returns when to look again.
 func (w *work) unblock() time.Duration {
 	busy, next := w.busy()
+	pace := time.Until(w.paced)
 	switch {
 	case len(w.blocked) == 0:
 		return period
 	case busy >= w.Moving:
 		return next
+	case pace > 0:
+		return pace
 	}
 	for o := range w.blocked {
+		if busy++; busy > w.Moving {
+			break
+		}
 		w.touch(o)
+		delete(w.blocked, o)
 	}
-	clear(w.blocked)
 	return calm
 }
 
@@ -292,15 +308,21 @@ func (w *work) wait(o fleet.Object, k *known) time.Duration {
 		return 0
 	}
 	wait := time.Until(k.until)
-	if w.rank(o) > handOvers && slices.ContainsFunc(k.nodes, func(node string) bool { return w.nodes.draining[node] }) {
+	if w.rank(o) <= handOvers {
+		return wait
+	}
+	if slices.ContainsFunc(k.nodes, func(node string) bool { return w.nodes.draining[node] }) {
 		wait = max(wait, w.handing())
+	}
+	if slices.ContainsFunc(k.nodes, func(node string) bool { return w.nodes.leaving(node) != "" }) {
+		wait = max(wait, time.Until(w.paced))
 	}
 	return wait
 }
 
-// handing is how long to wait for routers that are being handed over.
+// handing is how long to wait for routers that are being handed over, or that wait for that.
 func (w *work) handing() time.Duration {
-	if len(w.moving) == 0 {
+	if len(w.moving)+len(w.blocked) == 0 {
 		return 0
 	}
 	return time.Until(w.moved.Add(stalled))

@@ -22,29 +22,28 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// step makes the next step for one object, if there is one. What it brings about comes back as a change and is looked at
-// again.
-func (w *work) step(ctx context.Context, o fleet.Object) error {
+// step makes the next step for one object, if there is one, and reports whether it changes what nodes carry. What it brings
+// about comes back as a change and is looked at again.
+func (w *work) step(ctx context.Context, o fleet.Object) (loads bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	build := w.router
 	if o.Kind == keys.KindDHCP {
 		build = w.dhcp
 	}
-	loads := false // what the nodes carry changes
 	revision, err := w.term.Update(ctx, w.Store, func(ctx context.Context) (*txn.Txn, error) {
 		x, err := build(ctx, o)
 		loads = x != nil && slices.ContainsFunc(x.Writes(), func(t txn.Write) bool { return strings.HasPrefix(t.Key, keys.All(keys.FamilyHost)) })
 		return x, err
 	})
 	if err != nil || !loads {
-		return err
+		return false, err
 	}
 	seen, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
 	// The next object is placed by what the nodes carry now. Should that be late, it is placed a little worse.
 	_ = w.Fleet.Await(seen, keys.FamilyHost, revision)
-	return nil
+	return true, nil
 }
 
 func (w *work) newChange(v *record.View) *placing.Change {
@@ -173,8 +172,9 @@ func (w *work) slot(o fleet.Object, d *decision) {
 	case d.grow.HandOver == "":
 		delete(w.moving, o.ID)
 	case w.isMoving(o.ID):
-	case busy < w.Moving:
+	case busy < w.Moving && time.Until(w.paced) <= 0:
 		w.moving[o.ID] = time.Now()
+		w.paced = time.Now().Add(w.Pace)
 	default:
 		d.grow.HandOver = ""
 		w.blocked[o] = true
