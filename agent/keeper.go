@@ -95,7 +95,7 @@ func haConfig(cfg Config) ha.Config {
 	guard := interval + 60*time.Millisecond
 	return ha.Config{
 		Self: cfg.Node, Guard: guard, Yield: guard + 300*time.Millisecond, Rank: 150 * time.Millisecond, Unready: 2 * time.Second,
-		Blink: 2 * time.Second, Calm: 2 * time.Minute, Damp: 500 * time.Millisecond,
+		Blink: 2 * time.Second, Calm: 10 * time.Second, Damp: 500 * time.Millisecond,
 		Lease: 2 * time.Second, Patience: cfg.lease() / 2, Retry: 100 * time.Millisecond,
 	}
 }

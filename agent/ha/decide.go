@@ -110,10 +110,10 @@ func (d *deciding) falseAlarm(node string, s *suspicion) {
 // much to do, for moving them is more to do.
 func (d *deciding) damping(node string) time.Duration {
 	a := d.alarms[node]
-	if a.count == 0 || d.now.Sub(a.last) > d.c.Calm {
+	if a.count < 2 || d.now.Sub(a.last) > d.c.Calm {
 		return 0
 	}
-	return d.c.Damp << (a.count - 1)
+	return d.c.Damp << (a.count - 2)
 }
 
 // alive lists the routers for which a node that is lost now has shown that it is not dead. Either it has written their keys
@@ -172,7 +172,7 @@ func (d *deciding) confirms() bool {
 			return false
 		}
 	}
-	return d.due(d.since.Add(d.c.Yield + d.c.Damp<<(maxAlarms-1)))
+	return d.due(d.since.Add(d.c.Yield + d.c.Damp<<(maxAlarms-2)))
 }
 
 // held decides about a router that the node holds.

@@ -25,8 +25,8 @@ type Config struct {
 	// Yield is how long a silent node that still hears fewer than half of its peers leaves its routers to others, the longest
 	// damping aside.
 	Yield time.Duration
-	// Blink is how soon a lost node is heard again that was only busy. For Calm after that it is taken over from later, by Damp
-	// after one such alarm, twice that after two, and four times at most.
+	// Blink is how soon a lost node is heard again that was only busy. For Calm after two such alarms it is taken over from
+	// later, by Damp, twice that after three, and four times that at most.
 	Blink, Calm, Damp time.Duration
 	// Rank is how much later each further candidate of a plan acts.
 	Rank time.Duration
@@ -166,7 +166,7 @@ type Machine struct {
 }
 
 // maxAlarms is how many false alarms count.
-const maxAlarms = 3
+const maxAlarms = 4
 
 // alarm are the false alarms about a node, and when the last one ended.
 type alarm struct {

@@ -13,7 +13,7 @@ import (
 )
 
 func drains() []measurement {
-	const pings = "50 routers, all active on the node; pings of one flow each, at 100 Hz both ways on 10 of them and at 25 Hz to the floating IPs of the others, from before the drain until 1 s after it"
+	const pings = "50 routers, all active on the node; pings of one flow each, at 100 Hz both ways on 3 of them and at 20 Hz to the floating IPs of the others, from before the drain until 1 s after it"
 	return []measurement{{"drain", measureDrain, []figure{
 		{ID: "drain-worst", Name: "drain of a node with 50 routers: lost on the worst router", Unit: "ms", Reach: 50, Every: true, Between: pings + ": echoes not answered on one router in one direction, times their distance"},
 		{ID: "drain-outage", Name: "same: longest silence of any router", Unit: "ms", Between: "the same pings: the longest time without an answer"},

@@ -18,7 +18,7 @@ const downTime = 60 * time.Second
 func outages() []measurement {
 	figures := func(id, name, between string) []figure {
 		return []figure{
-			{ID: id + "-lost", Name: name + ": lost", Unit: "packets", Zero: true, Between: between + "; pings of one flow each, at 100 Hz both ways through 10 routers and at 25 Hz to the floating IPs of the other 40: echoes not answered"},
+			{ID: id + "-lost", Name: name + ": lost", Unit: "packets", Zero: true, Between: between + "; pings of one flow each, at 100 Hz both ways through 3 routers and at 20 Hz to the floating IPs of the other 47: echoes not answered"},
 			{ID: id + "-moved", Name: "same: routers that moved", Unit: "routers", Zero: true, Between: "the same time"},
 		}
 	}

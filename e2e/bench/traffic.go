@@ -25,8 +25,8 @@ import (
 // router: more than the two processors of the machine can carry, with all hosts on it. So some are pinged at 100 Hz both
 // ways and the others from outside only, less often.
 const (
-	sampled   = 10
-	restEvery = 40 * time.Millisecond
+	sampled   = 3
+	restEvery = 50 * time.Millisecond
 )
 
 // talkers is how many of the routers concerned carry TCP connections, of three kinds each.
