@@ -132,7 +132,6 @@ func rest(ctx context.Context) error {
 	}
 }
 
-
 // loadNode has a node forward for all routers, and returns them. On a machine that is too busy for BFD, routers may leave
 // the node again at once; then those that are left are returned.
 func (b *bench) loadNode(ctx context.Context, node string) ([]*way, error) {
