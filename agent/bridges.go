@@ -94,15 +94,18 @@ func (br *bridge) close() {
 // dial connects until it succeeds, hands the connection over, waits for its end and connects again.
 func (b *bridges) dial(ctx context.Context, name string) {
 	opts := openflow.Options{Socket: filepath.Join(b.runDir, name+".mgmt"), Logger: b.log}
-	for ctx.Err() == nil {
+	for pause := time.Duration(0); ctx.Err() == nil; {
 		conn, err := openflow.DialWait(ctx, opts)
 		if err != nil {
 			if ctx.Err() == nil {
 				b.log.Warn("can't reach the bridge, trying again", "bridge", name, "error", err)
-				sleep(ctx, time.Second)
+				// At first at once: an ovs-vswitchd that is about to die takes connections and ends them.
+				pause = min(2*pause+10*time.Millisecond, time.Second)
+				sleep(ctx, pause)
 			}
 			continue
 		}
+		pause = 0
 		select {
 		case <-ctx.Done():
 			_ = conn.Close()

@@ -103,10 +103,10 @@ func NotYet(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// DialWait is Dial for a bridge that is expected to appear: it tries again, with growing pauses from 1 to 100 ms, until the
+// DialWait is Dial for a bridge that is expected to appear: it tries again, with growing pauses from 1 to 20 ms, until the
 // context ends. Other errors than NotYet are returned at once.
 func DialWait(ctx context.Context, o Options) (*Conn, error) {
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		c, err := Dial(ctx, o)
 		if err == nil || !NotYet(err) {
 			return c, err

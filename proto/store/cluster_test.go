@@ -123,7 +123,7 @@ func TestAWatchThroughAHeldMemberGoesOnElsewhere(t *testing.T) {
 			select {
 			case resp, open := <-events:
 				if !open || resp.Err() != nil { // its member lost the leader for a moment
-					time.Sleep(10 * time.Millisecond)
+					<-time.After(10 * time.Millisecond)
 					events = client.Watch(ctx, "k", clientv3.WithRev(next))
 				}
 				for _, e := range resp.Events {
