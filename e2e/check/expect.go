@@ -135,6 +135,7 @@ func (e *expected) standing() {
 		e.flow("br-tun", at(table), drop)
 	}
 	e.flow("br-int", at(10), "goto_table:60")
+	e.flow("br-int", at(10, "arp", "arp_op=1", "arp_tha=00:00:00:00:00:00"), "goto_table:60")
 	e.flow("br-tun", at(0, "in_port=patch-int"), "goto_table:2")
 	e.flow("br-tun", at(2), "goto_table:20")
 	e.flow("br-tun", at(2, "group"), "goto_table:22")
@@ -165,6 +166,9 @@ func (e *expected) network(id string, n *weftv1.Network) {
 	}
 	e.own(id, "br-int", at(60, "network="+id), rule{fixed: "output:" + uplink})
 	e.own(id, "br-int", at(60, "group", "network="+id), rule{fixed: "output:" + uplink + ",pop_vlan", must: e.localDevices(id)})
+	if e.routedHere(id) {
+		e.own(id, "br-int", at(10, "arp", "group", "network="+id), rule{fixed: "output:" + uplink})
+	}
 }
 
 // own is a rule of a network's.
@@ -211,6 +215,16 @@ func (e *expected) tunnels(id string, n *weftv1.Network) (must, may []string) {
 func (e *expected) routed(network string) bool {
 	for _, p := range e.store.ports {
 		if p.msg.GetNetworkId() == network && ofRouter(p.msg) {
+			return true
+		}
+	}
+	return false
+}
+
+// routedHere reports whether a router that the node forwards for has a port on a network.
+func (e *expected) routedHere(network string) bool {
+	for _, p := range e.store.ports {
+		if p.msg.GetNetworkId() == network && ofRouter(p.msg) && e.location(p.msg) == e.node {
 			return true
 		}
 	}
