@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -70,7 +71,11 @@ func (b *bench) start(ctx context.Context, first []*way) (t *traffic, err error)
 			t.discard()
 		}
 	}()
-	if t.witness, err = witness.Start(b.lab.Switch().Do, externalPorts()...); err != nil {
+	ports, err := b.externalPorts()
+	if err != nil {
+		return t, err
+	}
+	if t.witness, err = witness.Start(b.lab.Switch().Do, ports...); err != nil {
 		return t, err
 	}
 	if t.takeover, err = b.follow(ctx); err != nil {
@@ -89,13 +94,17 @@ func (b *bench) start(ctx context.Context, first []*way) (t *traffic, err error)
 	return t, settle(ctx)
 }
 
-// externalPorts are the network nodes' ports on the switch of ext1.
-func externalPorts() []string {
-	var out []string
-	for _, node := range networkNodes() {
-		out = append(out, node+"-ext1")
-	}
-	return out
+// externalPorts are the network nodes' ports on the switch of ext1; a node without power has none.
+func (b *bench) externalPorts() (out []string, err error) {
+	err = b.lab.Switch().Do(func() error {
+		for _, node := range networkNodes() {
+			if port, err := net.InterfaceByName(node + "-ext1"); err == nil {
+				out = append(out, port.Name)
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (t *traffic) ping(ctx context.Context) error {
