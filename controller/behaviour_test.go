@@ -476,6 +476,27 @@ func TestAStoreThatIsNotForThisReleaseIsRefused(t *testing.T) {
 	}
 }
 
+// TestAControllerMayStartBeforeItsStore is away for longer than a call to the store takes to find that out.
+func TestAControllerMayStartBeforeItsStore(t *testing.T) {
+	b := newBench(t)
+	b.etcd.Stop()
+	started := make(chan error, 1)
+	go func() {
+		c, err := controller.Start(b.context(), controller.Options{Client: b.etcdClient, UnderlayMTU: 1500, Log: slog.New(slog.DiscardHandler)})
+		if err == nil {
+			c.Stop()
+		}
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		t.Fatalf("without a store, Start = %v", err)
+	case <-time.After(3 * time.Second):
+	}
+	b.etcd.Restart()
+	check(t, <-started)
+}
+
 // TestAStoreOfVersion1IsMigratedAndConsistent starts a controller on what one of version 1 has written.
 func TestAStoreOfVersion1IsMigratedAndConsistent(t *testing.T) {
 	f, err := os.Open("migrate/testdata/version1.json")

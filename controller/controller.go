@@ -74,7 +74,7 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	s := store.New(opts.Client).Observed(m.Store())
-	if err := prepare(ctx, s, opts.Log); err != nil {
+	if err := prepared(ctx, s, opts.Log); err != nil {
 		return nil, err
 	}
 	c := &Controller{opts: opts, fleet: fleet.New(s, opts.Log), metrics: m, health: health.NewServer()}

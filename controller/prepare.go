@@ -2,8 +2,10 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -16,6 +18,24 @@ import (
 	"github.com/weft-sdn/weft/proto/txn"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
+
+// prepareEvery is the pause between attempts to prepare a store that does not answer.
+const prepareEvery = 100 * time.Millisecond
+
+// prepared waits until the store answers, or the context ends, and prepares it: a controller may start before its store.
+func prepared(ctx context.Context, s *store.Store, log *slog.Logger) error {
+	for {
+		err := prepare(ctx, s, log)
+		if !errors.Is(err, store.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(prepareEvery):
+		}
+	}
+}
 
 // prepare has the store get the layout that this controller knows. An empty one gets the schema key and the default ranges
 // of tunnels; an older layout is migrated, a newer one refused. So is a store into which a backup is being restored, and
