@@ -76,7 +76,11 @@ func memoryDir(tb testing.TB) string {
 	if err != nil {
 		return tb.TempDir()
 	}
-	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Errorf("clean up: %v", err)
+		}
+	})
 	return dir
 }
 
