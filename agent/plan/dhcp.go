@@ -58,7 +58,7 @@ func dhcpPlan(v *view.View, network string) *DHCP {
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(f.IP, s.Object.CIDR.Bits()))
 		conf.Subnets = append(conf.Subnets, dhcpSubnet(s.Object))
 	}
-	slices.SortFunc(link.Addresses, comparePrefixes)
+	slices.SortFunc(link.Addresses, model.ComparePrefixes)
 	conf.Hosts = dhcpHosts(n, conf.Subnets)
 	var rejected []dhcpconf.Rejection
 	out.Server, rejected, out.Problem = dhcpconf.Render(conf)

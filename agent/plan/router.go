@@ -232,16 +232,12 @@ func (b *routerBuilder) routes() {
 func (b *routerBuilder) finish() {
 	ns := &b.plan.Namespace
 	for _, l := range ns.Links {
-		slices.SortFunc(l.Addresses, comparePrefixes)
+		slices.SortFunc(l.Addresses, model.ComparePrefixes)
 	}
 	slices.SortFunc(ns.Links, func(x, y desired.Link) int { return cmp.Compare(x.Name, y.Name) })
-	slices.SortFunc(ns.Routes, func(x, y desired.Route) int { return comparePrefixes(x.Destination, y.Destination) })
+	slices.SortFunc(ns.Routes, func(x, y desired.Route) int { return model.ComparePrefixes(x.Destination, y.Destination) })
 	slices.Sort(b.plan.Devices)
 	b.plan.Problem = errors.Join(b.problems...)
-}
-
-func comparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 // The chains of a router's table nat (REFERENCE R16). ChainDNAT has one rule per floating IP, which ParseDNAT reads.
@@ -290,7 +286,7 @@ func natTables(gateway string, source netip.Addr, inside []netip.Prefix, floatin
 // IP of the same router, where the answer would else go straight to the asker and not through the router.
 func sourceNAT(gateway string, source netip.Addr, inside []netip.Prefix) []string {
 	inside = slices.Clone(inside)
-	slices.SortFunc(inside, comparePrefixes)
+	slices.SortFunc(inside, model.ComparePrefixes)
 	var out []string
 	for _, p := range slices.Compact(inside) {
 		out = append(out,

@@ -158,7 +158,8 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 	case keys.FamilyMove:
 		a.moves = append(a.moves, k.ID())
 	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyPool,
-		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness:
+		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness, keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember,
+		keys.FamilyAddressGroup, keys.FamilyInstance:
 	}
 	return nil
 }

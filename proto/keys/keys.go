@@ -49,6 +49,12 @@ const (
 	FamilyAsk          Family = "ask"
 	FamilyAnswer       Family = "answer"
 	FamilyWitness      Family = "witness"
+	// Security groups.
+	FamilySecurityGroup Family = "securitygroup"
+	FamilyRule          Family = "rule"
+	FamilyMember        Family = "member"
+	FamilyAddressGroup  Family = "addressgroup"
+	FamilyInstance      Family = "instance"
 )
 
 // The things that host/<node>/, status/<node>/ and locator/ speak of.
@@ -59,6 +65,7 @@ const (
 	KindDHCP       = "dhcp"
 	KindFloatingIP = "floatingip"
 	KindNetwork    = "network"
+	KindRule       = "rule"
 )
 
 // The kinds of claim.
@@ -67,6 +74,7 @@ const (
 	ClaimAddress  = "address"
 	ClaimMAC      = "mac"
 	ClaimFloating = "floating"
+	ClaimRemote   = "remote"
 )
 
 // Unassociated is the scope of a floating IP that no router serves.
@@ -107,6 +115,27 @@ func FloatingIP(router, id string) string { return join(FamilyFloatingIP, router
 
 // FloatingIPs is the prefix of the floating IPs that a router serves.
 func FloatingIPs(router string) string { return under(FamilyFloatingIP, router) }
+
+// SecurityGroup is the key of a security group.
+func SecurityGroup(id string) string { return join(FamilySecurityGroup, id) }
+
+// Rule is the key of a rule of a security group.
+func Rule(group, id string) string { return join(FamilyRule, group, id) }
+
+// Rules is the prefix of a security group's rules.
+func Rules(group string) string { return under(FamilyRule, group) }
+
+// Member is the key that says that a port is in a security group, and under which addresses.
+func Member(group, port string) string { return join(FamilyMember, group, port) }
+
+// Members is the prefix of a security group's members.
+func Members(group string) string { return under(FamilyMember, group) }
+
+// AddressGroup is the key of an address group.
+func AddressGroup(id string) string { return join(FamilyAddressGroup, id) }
+
+// Instance is the key of what the VM behind a port learns of itself.
+func Instance(port string) string { return join(FamilyInstance, port) }
 
 // SegmentRange is the key of a segment range.
 func SegmentRange(id string) string { return join(FamilySegmentRange, id) }
@@ -215,6 +244,12 @@ func FloatingClaim(port string, fixed netip.Addr, router string) string {
 
 // FloatingClaims is the prefix of the floating claims on a port.
 func FloatingClaims(port string) string { return under(FamilyClaim, ClaimFloating, port) }
+
+// RemoteClaim is the key by which a rule refers to a security group other than its own, or to an address group.
+func RemoteClaim(group, rule string) string { return RemoteClaims(group) + rule }
+
+// RemoteClaims is the prefix of the references to a security group or an address group.
+func RemoteClaims(group string) string { return under(FamilyClaim, ClaimRemote, group) }
 
 // End is the end (excluded) of the range of keys that begin with prefix, as etcd's Range wants it.
 func End(prefix string) string {

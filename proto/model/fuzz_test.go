@@ -64,7 +64,7 @@ func FuzzSubnetFrom(f *testing.F) {
 }
 
 func FuzzPortFrom(f *testing.F) {
-	fuzz(f, func() *weftv1.Port { return &weftv1.Port{} }, model.PortFrom, port())
+	fuzz(f, func() *weftv1.Port { return &weftv1.Port{} }, model.PortFrom, port(), securePort())
 }
 
 func FuzzRouterFrom(f *testing.F) {
@@ -77,4 +77,17 @@ func FuzzFloatingIPFrom(f *testing.F) {
 
 func FuzzSegmentRangeFrom(f *testing.F) {
 	fuzz(f, func() *weftv1.SegmentRange { return &weftv1.SegmentRange{} }, model.SegmentRangeFrom, segmentRange())
+}
+
+func FuzzSecurityGroupFrom(f *testing.F) {
+	fuzz(f, func() *weftv1.SecurityGroup { return &weftv1.SecurityGroup{} }, model.SecurityGroupFrom, &weftv1.SecurityGroup{Id: id(1), Project: "p"})
+}
+
+func FuzzRuleFrom(f *testing.F) {
+	fuzz(f, func() *weftv1.SecurityGroupRule { return &weftv1.SecurityGroupRule{} }, model.RuleFrom, rule(), ping(),
+		&weftv1.SecurityGroupRule{Remote: &weftv1.SecurityGroupRule_RemoteCidr{RemoteCidr: "::ffff:10.0.0.1/104"}})
+}
+
+func FuzzAddressGroupFrom(f *testing.F) {
+	fuzz(f, func() *weftv1.AddressGroup { return &weftv1.AddressGroup{} }, model.AddressGroupFrom, addressGroup())
 }

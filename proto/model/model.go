@@ -102,6 +102,15 @@ type Port struct {
 	Host, BoundHost            string
 	Up                         bool
 	DHCPOptions                []DHCPOption
+	// Secure: only frames with the port's own addresses leave it, and its groups are applied. False in ports stored before
+	// weft had security groups.
+	Secure bool
+	// Groups are the ids of its security groups, sorted.
+	Groups []string
+	// Pairs are further sources that it may use.
+	Pairs []AddressPair
+	// Hybrid: filtered by iptables on a bridge of its own rather than by flows of br-int.
+	Hybrid bool
 }
 
 // OfRouter reports whether the port is a router's interface or gateway; the router is DeviceID.

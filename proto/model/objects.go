@@ -185,6 +185,7 @@ func PortFrom(p *weftv1.Port) (Port, error) {
 		Up:          orTrue(p.AdminStateUp), //nolint:protogetter // presence
 		DHCPOptions: c.dhcpOptions(p.GetExtraDhcpOpts()),
 	}
+	c.security(p, &out)
 	return out, c.err()
 }
 

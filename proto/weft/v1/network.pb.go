@@ -119,9 +119,11 @@ type Network struct {
 	// How many nodes serve the network's DHCP. 0 on input: as the pool says (2), or as many as the pool has. At most 8.
 	DhcpServers int32 `protobuf:"varint,17,opt,name=dhcp_servers,json=dhcpServers,proto3" json:"dhcp_servers,omitempty"`
 	// Only nodes of this pool serve the network's DHCP. Default "": any.
-	Pool          string `protobuf:"bytes,18,opt,name=pool,proto3" json:"pool,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Pool string `protobuf:"bytes,18,opt,name=pool,proto3" json:"pool,omitempty"`
+	// What ports of the network have when they don't say. Default true.
+	PortSecurityEnabled *bool `protobuf:"varint,19,opt,name=port_security_enabled,json=portSecurityEnabled,proto3,oneof" json:"port_security_enabled,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Network) Reset() {
@@ -278,6 +280,13 @@ func (x *Network) GetPool() string {
 		return x.Pool
 	}
 	return ""
+}
+
+func (x *Network) GetPortSecurityEnabled() bool {
+	if x != nil && x.PortSecurityEnabled != nil {
+		return *x.PortSecurityEnabled
+	}
+	return false
 }
 
 // Placement is where the scheduler put something, and why not elsewhere. Output only.
@@ -631,7 +640,8 @@ type UpdateNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is required; etag, when given, must match.
 	Network *Network `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
-	// Which fields to change: name, admin_state_up, shared, external, mtu, dns_domain, dhcp_servers, pool.
+	// Which fields to change: name, admin_state_up, shared, external, mtu, dns_domain, dhcp_servers, pool,
+	// port_security_enabled.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -924,7 +934,7 @@ var File_weft_v1_network_proto protoreflect.FileDescriptor
 
 const file_weft_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\x97\x05\n" +
+	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xea\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -947,8 +957,10 @@ const file_weft_v1_network_proto_rawDesc = "" +
 	"\x06status\x18\x0f \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\x129\n" +
 	"\x0edhcp_placement\x18\x10 \x01(\v2\x12.weft.v1.PlacementR\rdhcpPlacement\x12!\n" +
 	"\fdhcp_servers\x18\x11 \x01(\x05R\vdhcpServers\x12\x12\n" +
-	"\x04pool\x18\x12 \x01(\tR\x04poolB\x11\n" +
-	"\x0f_admin_state_up\"U\n" +
+	"\x04pool\x18\x12 \x01(\tR\x04pool\x127\n" +
+	"\x15port_security_enabled\x18\x13 \x01(\bH\x01R\x13portSecurityEnabled\x88\x01\x01B\x11\n" +
+	"\x0f_admin_state_upB\x18\n" +
+	"\x16_port_security_enabled\"U\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x122\n" +
 	"\brejected\x18\x02 \x03(\v2\x16.weft.v1.NodeRejectionR\brejected\";\n" +

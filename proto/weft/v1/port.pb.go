@@ -24,6 +24,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VifType is how a VM's interface is joined to br-int (REFERENCE R12, R13).
+type VifType int32
+
+const (
+	VifType_VIF_TYPE_UNSPECIFIED VifType = 0
+	// Straight; filtered by flows of br-int.
+	VifType_VIF_TYPE_OVS VifType = 1
+	// By a Linux bridge of its own, filtered by iptables there.
+	VifType_VIF_TYPE_HYBRID VifType = 2
+)
+
+// Enum value maps for VifType.
+var (
+	VifType_name = map[int32]string{
+		0: "VIF_TYPE_UNSPECIFIED",
+		1: "VIF_TYPE_OVS",
+		2: "VIF_TYPE_HYBRID",
+	}
+	VifType_value = map[string]int32{
+		"VIF_TYPE_UNSPECIFIED": 0,
+		"VIF_TYPE_OVS":         1,
+		"VIF_TYPE_HYBRID":      2,
+	}
+)
+
+func (x VifType) Enum() *VifType {
+	p := new(VifType)
+	*p = x
+	return p
+}
+
+func (x VifType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VifType) Descriptor() protoreflect.EnumDescriptor {
+	return file_weft_v1_port_proto_enumTypes[0].Descriptor()
+}
+
+func (VifType) Type() protoreflect.EnumType {
+	return &file_weft_v1_port_proto_enumTypes[0]
+}
+
+func (x VifType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VifType.Descriptor instead.
+func (VifType) EnumDescriptor() ([]byte, []int) {
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{0}
+}
+
 // DhcpOption is one extra DHCP option for one port.
 type DhcpOption struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -79,6 +131,189 @@ func (x *DhcpOption) GetValue() string {
 	return ""
 }
 
+// SecurityGroupIds are groups that a port is a member of; a message of its own, so that none can be told from not given.
+type SecurityGroupIds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs, at most 16, none twice; sorted when stored.
+	Ids           []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityGroupIds) Reset() {
+	*x = SecurityGroupIds{}
+	mi := &file_weft_v1_port_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityGroupIds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityGroupIds) ProtoMessage() {}
+
+func (x *SecurityGroupIds) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_port_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityGroupIds.ProtoReflect.Descriptor instead.
+func (*SecurityGroupIds) Descriptor() ([]byte, []int) {
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SecurityGroupIds) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// AddressPair is a further source that a port may use.
+type AddressPair struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An address or a prefix without host bits; neither all of a family nor multicast.
+	IpAddress string `protobuf:"bytes,1,opt,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
+	// Default: the port's own. Unicast.
+	MacAddress    string `protobuf:"bytes,2,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressPair) Reset() {
+	*x = AddressPair{}
+	mi := &file_weft_v1_port_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressPair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressPair) ProtoMessage() {}
+
+func (x *AddressPair) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_port_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressPair.ProtoReflect.Descriptor instead.
+func (*AddressPair) Descriptor() ([]byte, []int) {
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AddressPair) GetIpAddress() string {
+	if x != nil {
+		return x.IpAddress
+	}
+	return ""
+}
+
+func (x *AddressPair) GetMacAddress() string {
+	if x != nil {
+		return x.MacAddress
+	}
+	return ""
+}
+
+// Instance is what the VM behind a port learns of itself from the metadata service (169.254.169.254).
+type Instance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default: the port's device_id, else its id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A DNS label. Default: as DHCP names the port.
+	Hostname string `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// In authorized_keys form, one line each; at most 16 of at most 4,096 bytes.
+	PublicKeys []string `protobuf:"bytes,3,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
+	// Opaque, e.g. a cloud-init configuration; at most 16,384 bytes.
+	UserData []byte `protobuf:"bytes,4,opt,name=user_data,json=userData,proto3" json:"user_data,omitempty"`
+	// At most 32 of at most 255 bytes each.
+	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Instance) Reset() {
+	*x = Instance{}
+	mi := &file_weft_v1_port_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Instance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Instance) ProtoMessage() {}
+
+func (x *Instance) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_port_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Instance.ProtoReflect.Descriptor instead.
+func (*Instance) Descriptor() ([]byte, []int) {
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Instance) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Instance) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Instance) GetPublicKeys() []string {
+	if x != nil {
+		return x.PublicKeys
+	}
+	return nil
+}
+
+func (x *Instance) GetUserData() []byte {
+	if x != nil {
+		return x.UserData
+	}
+	return nil
+}
+
+func (x *Instance) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
 // Port is an attachment point of a network (REFERENCE R4): a VM's interface, a router's, a DHCP server's.
 type Port struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -110,14 +345,26 @@ type Port struct {
 	// Output only.
 	Status *ObjectStatus `protobuf:"bytes,15,opt,name=status,proto3" json:"status,omitempty"`
 	// The node that wires the port: host when given, else the node where the interface appeared. Output only.
-	BoundHost     string `protobuf:"bytes,16,opt,name=bound_host,json=boundHost,proto3" json:"bound_host,omitempty"`
+	BoundHost string `protobuf:"bytes,16,opt,name=bound_host,json=boundHost,proto3" json:"bound_host,omitempty"`
+	// Unset on creation: the project's default group, none when port_security_enabled is false. Changed live. The system's own
+	// ports have none and are not filtered.
+	SecurityGroups *SecurityGroupIds `protobuf:"bytes,17,opt,name=security_groups,json=securityGroups,proto3" json:"security_groups,omitempty"`
+	// Only frames with the port's own addresses leave it, and its groups are applied. Unset on creation: the network's. False
+	// needs a port without groups and address pairs.
+	PortSecurityEnabled *bool `protobuf:"varint,18,opt,name=port_security_enabled,json=portSecurityEnabled,proto3,oneof" json:"port_security_enabled,omitempty"`
+	// Further addresses that the port may send from and is sent to; at most 16.
+	AllowedAddressPairs []*AddressPair `protobuf:"bytes,19,rep,name=allowed_address_pairs,json=allowedAddressPairs,proto3" json:"allowed_address_pairs,omitempty"`
+	// Default: ovs. Immutable.
+	VifType VifType `protobuf:"varint,20,opt,name=vif_type,json=vifType,proto3,enum=weft.v1.VifType" json:"vif_type,omitempty"`
+	// Given by GetPort only, not by lists and watches.
+	Instance      *Instance `protobuf:"bytes,21,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_weft_v1_port_proto_msgTypes[1]
+	mi := &file_weft_v1_port_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -129,7 +376,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[1]
+	mi := &file_weft_v1_port_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -142,7 +389,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{1}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Port) GetId() string {
@@ -257,6 +504,41 @@ func (x *Port) GetBoundHost() string {
 	return ""
 }
 
+func (x *Port) GetSecurityGroups() *SecurityGroupIds {
+	if x != nil {
+		return x.SecurityGroups
+	}
+	return nil
+}
+
+func (x *Port) GetPortSecurityEnabled() bool {
+	if x != nil && x.PortSecurityEnabled != nil {
+		return *x.PortSecurityEnabled
+	}
+	return false
+}
+
+func (x *Port) GetAllowedAddressPairs() []*AddressPair {
+	if x != nil {
+		return x.AllowedAddressPairs
+	}
+	return nil
+}
+
+func (x *Port) GetVifType() VifType {
+	if x != nil {
+		return x.VifType
+	}
+	return VifType_VIF_TYPE_UNSPECIFIED
+}
+
+func (x *Port) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
 type CreatePortRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Port          *Port                  `protobuf:"bytes,1,opt,name=port,proto3" json:"port,omitempty"`
@@ -267,7 +549,7 @@ type CreatePortRequest struct {
 
 func (x *CreatePortRequest) Reset() {
 	*x = CreatePortRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[2]
+	mi := &file_weft_v1_port_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +561,7 @@ func (x *CreatePortRequest) String() string {
 func (*CreatePortRequest) ProtoMessage() {}
 
 func (x *CreatePortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[2]
+	mi := &file_weft_v1_port_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +574,7 @@ func (x *CreatePortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePortRequest.ProtoReflect.Descriptor instead.
 func (*CreatePortRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{2}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreatePortRequest) GetPort() *Port {
@@ -318,7 +600,7 @@ type GetPortRequest struct {
 
 func (x *GetPortRequest) Reset() {
 	*x = GetPortRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[3]
+	mi := &file_weft_v1_port_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +612,7 @@ func (x *GetPortRequest) String() string {
 func (*GetPortRequest) ProtoMessage() {}
 
 func (x *GetPortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[3]
+	mi := &file_weft_v1_port_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +625,7 @@ func (x *GetPortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPortRequest.ProtoReflect.Descriptor instead.
 func (*GetPortRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{3}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetPortRequest) GetId() string {
@@ -366,7 +648,7 @@ type ListPortsRequest struct {
 
 func (x *ListPortsRequest) Reset() {
 	*x = ListPortsRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[4]
+	mi := &file_weft_v1_port_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -378,7 +660,7 @@ func (x *ListPortsRequest) String() string {
 func (*ListPortsRequest) ProtoMessage() {}
 
 func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[4]
+	mi := &file_weft_v1_port_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -391,7 +673,7 @@ func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsRequest.ProtoReflect.Descriptor instead.
 func (*ListPortsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{4}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListPortsRequest) GetProject() string {
@@ -440,7 +722,7 @@ type ListPortsResponse struct {
 
 func (x *ListPortsResponse) Reset() {
 	*x = ListPortsResponse{}
-	mi := &file_weft_v1_port_proto_msgTypes[5]
+	mi := &file_weft_v1_port_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +734,7 @@ func (x *ListPortsResponse) String() string {
 func (*ListPortsResponse) ProtoMessage() {}
 
 func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[5]
+	mi := &file_weft_v1_port_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +747,7 @@ func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsResponse.ProtoReflect.Descriptor instead.
 func (*ListPortsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{5}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListPortsResponse) GetPorts() []*Port {
@@ -492,7 +774,8 @@ func (x *ListPortsResponse) GetRevision() int64 {
 type UpdatePortRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Port  *Port                  `protobuf:"bytes,1,opt,name=port,proto3" json:"port,omitempty"`
-	// Which fields to change: name, mac_address, fixed_ips, device_id, device_owner, host, admin_state_up, extra_dhcp_opts.
+	// Which fields to change: name, mac_address, fixed_ips, device_id, device_owner, host, admin_state_up, extra_dhcp_opts,
+	// security_groups, port_security_enabled, allowed_address_pairs, instance.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -501,7 +784,7 @@ type UpdatePortRequest struct {
 
 func (x *UpdatePortRequest) Reset() {
 	*x = UpdatePortRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[6]
+	mi := &file_weft_v1_port_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +796,7 @@ func (x *UpdatePortRequest) String() string {
 func (*UpdatePortRequest) ProtoMessage() {}
 
 func (x *UpdatePortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[6]
+	mi := &file_weft_v1_port_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +809,7 @@ func (x *UpdatePortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePortRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePortRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{6}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdatePortRequest) GetPort() *Port {
@@ -561,7 +844,7 @@ type DeletePortRequest struct {
 
 func (x *DeletePortRequest) Reset() {
 	*x = DeletePortRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[7]
+	mi := &file_weft_v1_port_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +856,7 @@ func (x *DeletePortRequest) String() string {
 func (*DeletePortRequest) ProtoMessage() {}
 
 func (x *DeletePortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[7]
+	mi := &file_weft_v1_port_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +869,7 @@ func (x *DeletePortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePortRequest.ProtoReflect.Descriptor instead.
 func (*DeletePortRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{7}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeletePortRequest) GetId() string {
@@ -619,7 +902,7 @@ type BatchCreatePortsRequest struct {
 
 func (x *BatchCreatePortsRequest) Reset() {
 	*x = BatchCreatePortsRequest{}
-	mi := &file_weft_v1_port_proto_msgTypes[8]
+	mi := &file_weft_v1_port_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +914,7 @@ func (x *BatchCreatePortsRequest) String() string {
 func (*BatchCreatePortsRequest) ProtoMessage() {}
 
 func (x *BatchCreatePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[8]
+	mi := &file_weft_v1_port_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +927,7 @@ func (x *BatchCreatePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreatePortsRequest.ProtoReflect.Descriptor instead.
 func (*BatchCreatePortsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{8}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchCreatePortsRequest) GetRequests() []*CreatePortRequest {
@@ -663,7 +946,7 @@ type BatchCreatePortsResponse struct {
 
 func (x *BatchCreatePortsResponse) Reset() {
 	*x = BatchCreatePortsResponse{}
-	mi := &file_weft_v1_port_proto_msgTypes[9]
+	mi := &file_weft_v1_port_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +958,7 @@ func (x *BatchCreatePortsResponse) String() string {
 func (*BatchCreatePortsResponse) ProtoMessage() {}
 
 func (x *BatchCreatePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[9]
+	mi := &file_weft_v1_port_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +971,7 @@ func (x *BatchCreatePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreatePortsResponse.ProtoReflect.Descriptor instead.
 func (*BatchCreatePortsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{9}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchCreatePortsResponse) GetResults() []*BatchCreatePortsResponse_Result {
@@ -711,7 +994,7 @@ type BatchCreatePortsResponse_Result struct {
 
 func (x *BatchCreatePortsResponse_Result) Reset() {
 	*x = BatchCreatePortsResponse_Result{}
-	mi := &file_weft_v1_port_proto_msgTypes[10]
+	mi := &file_weft_v1_port_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1006,7 @@ func (x *BatchCreatePortsResponse_Result) String() string {
 func (*BatchCreatePortsResponse_Result) ProtoMessage() {}
 
 func (x *BatchCreatePortsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_port_proto_msgTypes[10]
+	mi := &file_weft_v1_port_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1019,7 @@ func (x *BatchCreatePortsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreatePortsResponse_Result.ProtoReflect.Descriptor instead.
 func (*BatchCreatePortsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_weft_v1_port_proto_rawDescGZIP(), []int{9, 0}
+	return file_weft_v1_port_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *BatchCreatePortsResponse_Result) GetResult() isBatchCreatePortsResponse_Result_Result {
@@ -788,7 +1071,24 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\n" +
 	"DhcpOption\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xde\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"$\n" +
+	"\x10SecurityGroupIds\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"M\n" +
+	"\vAddressPair\x12\x1d\n" +
+	"\n" +
+	"ip_address\x18\x01 \x01(\tR\tipAddress\x12\x1f\n" +
+	"\vmac_address\x18\x02 \x01(\tR\n" +
+	"macAddress\"\xee\x01\n" +
+	"\bInstance\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1f\n" +
+	"\vpublic_keys\x18\x03 \x03(\tR\n" +
+	"publicKeys\x12\x1b\n" +
+	"\tuser_data\x18\x04 \x01(\fR\buserData\x12;\n" +
+	"\bmetadata\x18\x05 \x03(\v2\x1f.weft.v1.Instance.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\a\n" +
 	"\x04Port\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -811,8 +1111,14 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"updateTime\x12-\n" +
 	"\x06status\x18\x0f \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\x12\x1d\n" +
 	"\n" +
-	"bound_host\x18\x10 \x01(\tR\tboundHostB\x11\n" +
-	"\x0f_admin_state_up\"U\n" +
+	"bound_host\x18\x10 \x01(\tR\tboundHost\x12B\n" +
+	"\x0fsecurity_groups\x18\x11 \x01(\v2\x19.weft.v1.SecurityGroupIdsR\x0esecurityGroups\x127\n" +
+	"\x15port_security_enabled\x18\x12 \x01(\bH\x01R\x13portSecurityEnabled\x88\x01\x01\x12H\n" +
+	"\x15allowed_address_pairs\x18\x13 \x03(\v2\x14.weft.v1.AddressPairR\x13allowedAddressPairs\x12+\n" +
+	"\bvif_type\x18\x14 \x01(\x0e2\x10.weft.v1.VifTypeR\avifType\x12-\n" +
+	"\binstance\x18\x15 \x01(\v2\x11.weft.v1.InstanceR\binstanceB\x11\n" +
+	"\x0f_admin_state_upB\x18\n" +
+	"\x16_port_security_enabled\"U\n" +
 	"\x11CreatePortRequest\x12!\n" +
 	"\x04port\x18\x01 \x01(\v2\r.weft.v1.PortR\x04port\x12\x1d\n" +
 	"\n" +
@@ -848,7 +1154,11 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\x06Result\x12#\n" +
 	"\x04port\x18\x01 \x01(\v2\r.weft.v1.PortH\x00R\x04port\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.weft.v1.BatchErrorH\x00R\x05errorB\b\n" +
-	"\x06result2\x91\x03\n" +
+	"\x06result*J\n" +
+	"\aVifType\x12\x18\n" +
+	"\x14VIF_TYPE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fVIF_TYPE_OVS\x10\x01\x12\x13\n" +
+	"\x0fVIF_TYPE_HYBRID\x10\x022\x91\x03\n" +
 	"\vPortService\x127\n" +
 	"\n" +
 	"CreatePort\x12\x1a.weft.v1.CreatePortRequest\x1a\r.weft.v1.Port\x121\n" +
@@ -872,57 +1182,68 @@ func file_weft_v1_port_proto_rawDescGZIP() []byte {
 	return file_weft_v1_port_proto_rawDescData
 }
 
-var file_weft_v1_port_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_weft_v1_port_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_weft_v1_port_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_weft_v1_port_proto_goTypes = []any{
-	(*DhcpOption)(nil),                      // 0: weft.v1.DhcpOption
-	(*Port)(nil),                            // 1: weft.v1.Port
-	(*CreatePortRequest)(nil),               // 2: weft.v1.CreatePortRequest
-	(*GetPortRequest)(nil),                  // 3: weft.v1.GetPortRequest
-	(*ListPortsRequest)(nil),                // 4: weft.v1.ListPortsRequest
-	(*ListPortsResponse)(nil),               // 5: weft.v1.ListPortsResponse
-	(*UpdatePortRequest)(nil),               // 6: weft.v1.UpdatePortRequest
-	(*DeletePortRequest)(nil),               // 7: weft.v1.DeletePortRequest
-	(*BatchCreatePortsRequest)(nil),         // 8: weft.v1.BatchCreatePortsRequest
-	(*BatchCreatePortsResponse)(nil),        // 9: weft.v1.BatchCreatePortsResponse
-	(*BatchCreatePortsResponse_Result)(nil), // 10: weft.v1.BatchCreatePortsResponse.Result
-	(*FixedIp)(nil),                         // 11: weft.v1.FixedIp
-	(*timestamppb.Timestamp)(nil),           // 12: google.protobuf.Timestamp
-	(*ObjectStatus)(nil),                    // 13: weft.v1.ObjectStatus
-	(*fieldmaskpb.FieldMask)(nil),           // 14: google.protobuf.FieldMask
-	(*BatchError)(nil),                      // 15: weft.v1.BatchError
-	(*emptypb.Empty)(nil),                   // 16: google.protobuf.Empty
+	(VifType)(0),                            // 0: weft.v1.VifType
+	(*DhcpOption)(nil),                      // 1: weft.v1.DhcpOption
+	(*SecurityGroupIds)(nil),                // 2: weft.v1.SecurityGroupIds
+	(*AddressPair)(nil),                     // 3: weft.v1.AddressPair
+	(*Instance)(nil),                        // 4: weft.v1.Instance
+	(*Port)(nil),                            // 5: weft.v1.Port
+	(*CreatePortRequest)(nil),               // 6: weft.v1.CreatePortRequest
+	(*GetPortRequest)(nil),                  // 7: weft.v1.GetPortRequest
+	(*ListPortsRequest)(nil),                // 8: weft.v1.ListPortsRequest
+	(*ListPortsResponse)(nil),               // 9: weft.v1.ListPortsResponse
+	(*UpdatePortRequest)(nil),               // 10: weft.v1.UpdatePortRequest
+	(*DeletePortRequest)(nil),               // 11: weft.v1.DeletePortRequest
+	(*BatchCreatePortsRequest)(nil),         // 12: weft.v1.BatchCreatePortsRequest
+	(*BatchCreatePortsResponse)(nil),        // 13: weft.v1.BatchCreatePortsResponse
+	nil,                                     // 14: weft.v1.Instance.MetadataEntry
+	(*BatchCreatePortsResponse_Result)(nil), // 15: weft.v1.BatchCreatePortsResponse.Result
+	(*FixedIp)(nil),                         // 16: weft.v1.FixedIp
+	(*timestamppb.Timestamp)(nil),           // 17: google.protobuf.Timestamp
+	(*ObjectStatus)(nil),                    // 18: weft.v1.ObjectStatus
+	(*fieldmaskpb.FieldMask)(nil),           // 19: google.protobuf.FieldMask
+	(*BatchError)(nil),                      // 20: weft.v1.BatchError
+	(*emptypb.Empty)(nil),                   // 21: google.protobuf.Empty
 }
 var file_weft_v1_port_proto_depIdxs = []int32{
-	11, // 0: weft.v1.Port.fixed_ips:type_name -> weft.v1.FixedIp
-	0,  // 1: weft.v1.Port.extra_dhcp_opts:type_name -> weft.v1.DhcpOption
-	12, // 2: weft.v1.Port.create_time:type_name -> google.protobuf.Timestamp
-	12, // 3: weft.v1.Port.update_time:type_name -> google.protobuf.Timestamp
-	13, // 4: weft.v1.Port.status:type_name -> weft.v1.ObjectStatus
-	1,  // 5: weft.v1.CreatePortRequest.port:type_name -> weft.v1.Port
-	1,  // 6: weft.v1.ListPortsResponse.ports:type_name -> weft.v1.Port
-	1,  // 7: weft.v1.UpdatePortRequest.port:type_name -> weft.v1.Port
-	14, // 8: weft.v1.UpdatePortRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 9: weft.v1.BatchCreatePortsRequest.requests:type_name -> weft.v1.CreatePortRequest
-	10, // 10: weft.v1.BatchCreatePortsResponse.results:type_name -> weft.v1.BatchCreatePortsResponse.Result
-	1,  // 11: weft.v1.BatchCreatePortsResponse.Result.port:type_name -> weft.v1.Port
-	15, // 12: weft.v1.BatchCreatePortsResponse.Result.error:type_name -> weft.v1.BatchError
-	2,  // 13: weft.v1.PortService.CreatePort:input_type -> weft.v1.CreatePortRequest
-	3,  // 14: weft.v1.PortService.GetPort:input_type -> weft.v1.GetPortRequest
-	4,  // 15: weft.v1.PortService.ListPorts:input_type -> weft.v1.ListPortsRequest
-	6,  // 16: weft.v1.PortService.UpdatePort:input_type -> weft.v1.UpdatePortRequest
-	7,  // 17: weft.v1.PortService.DeletePort:input_type -> weft.v1.DeletePortRequest
-	8,  // 18: weft.v1.PortService.BatchCreatePorts:input_type -> weft.v1.BatchCreatePortsRequest
-	1,  // 19: weft.v1.PortService.CreatePort:output_type -> weft.v1.Port
-	1,  // 20: weft.v1.PortService.GetPort:output_type -> weft.v1.Port
-	5,  // 21: weft.v1.PortService.ListPorts:output_type -> weft.v1.ListPortsResponse
-	1,  // 22: weft.v1.PortService.UpdatePort:output_type -> weft.v1.Port
-	16, // 23: weft.v1.PortService.DeletePort:output_type -> google.protobuf.Empty
-	9,  // 24: weft.v1.PortService.BatchCreatePorts:output_type -> weft.v1.BatchCreatePortsResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 0: weft.v1.Instance.metadata:type_name -> weft.v1.Instance.MetadataEntry
+	16, // 1: weft.v1.Port.fixed_ips:type_name -> weft.v1.FixedIp
+	1,  // 2: weft.v1.Port.extra_dhcp_opts:type_name -> weft.v1.DhcpOption
+	17, // 3: weft.v1.Port.create_time:type_name -> google.protobuf.Timestamp
+	17, // 4: weft.v1.Port.update_time:type_name -> google.protobuf.Timestamp
+	18, // 5: weft.v1.Port.status:type_name -> weft.v1.ObjectStatus
+	2,  // 6: weft.v1.Port.security_groups:type_name -> weft.v1.SecurityGroupIds
+	3,  // 7: weft.v1.Port.allowed_address_pairs:type_name -> weft.v1.AddressPair
+	0,  // 8: weft.v1.Port.vif_type:type_name -> weft.v1.VifType
+	4,  // 9: weft.v1.Port.instance:type_name -> weft.v1.Instance
+	5,  // 10: weft.v1.CreatePortRequest.port:type_name -> weft.v1.Port
+	5,  // 11: weft.v1.ListPortsResponse.ports:type_name -> weft.v1.Port
+	5,  // 12: weft.v1.UpdatePortRequest.port:type_name -> weft.v1.Port
+	19, // 13: weft.v1.UpdatePortRequest.update_mask:type_name -> google.protobuf.FieldMask
+	6,  // 14: weft.v1.BatchCreatePortsRequest.requests:type_name -> weft.v1.CreatePortRequest
+	15, // 15: weft.v1.BatchCreatePortsResponse.results:type_name -> weft.v1.BatchCreatePortsResponse.Result
+	5,  // 16: weft.v1.BatchCreatePortsResponse.Result.port:type_name -> weft.v1.Port
+	20, // 17: weft.v1.BatchCreatePortsResponse.Result.error:type_name -> weft.v1.BatchError
+	6,  // 18: weft.v1.PortService.CreatePort:input_type -> weft.v1.CreatePortRequest
+	7,  // 19: weft.v1.PortService.GetPort:input_type -> weft.v1.GetPortRequest
+	8,  // 20: weft.v1.PortService.ListPorts:input_type -> weft.v1.ListPortsRequest
+	10, // 21: weft.v1.PortService.UpdatePort:input_type -> weft.v1.UpdatePortRequest
+	11, // 22: weft.v1.PortService.DeletePort:input_type -> weft.v1.DeletePortRequest
+	12, // 23: weft.v1.PortService.BatchCreatePorts:input_type -> weft.v1.BatchCreatePortsRequest
+	5,  // 24: weft.v1.PortService.CreatePort:output_type -> weft.v1.Port
+	5,  // 25: weft.v1.PortService.GetPort:output_type -> weft.v1.Port
+	9,  // 26: weft.v1.PortService.ListPorts:output_type -> weft.v1.ListPortsResponse
+	5,  // 27: weft.v1.PortService.UpdatePort:output_type -> weft.v1.Port
+	21, // 28: weft.v1.PortService.DeletePort:output_type -> google.protobuf.Empty
+	13, // 29: weft.v1.PortService.BatchCreatePorts:output_type -> weft.v1.BatchCreatePortsResponse
+	24, // [24:30] is the sub-list for method output_type
+	18, // [18:24] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_port_proto_init() }
@@ -931,8 +1252,8 @@ func file_weft_v1_port_proto_init() {
 		return
 	}
 	file_weft_v1_common_proto_init()
-	file_weft_v1_port_proto_msgTypes[1].OneofWrappers = []any{}
-	file_weft_v1_port_proto_msgTypes[10].OneofWrappers = []any{
+	file_weft_v1_port_proto_msgTypes[4].OneofWrappers = []any{}
+	file_weft_v1_port_proto_msgTypes[14].OneofWrappers = []any{
 		(*BatchCreatePortsResponse_Result_Port)(nil),
 		(*BatchCreatePortsResponse_Result_Error)(nil),
 	}
@@ -941,13 +1262,14 @@ func file_weft_v1_port_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_port_proto_rawDesc), len(file_weft_v1_port_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   11,
+			NumEnums:      1,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_weft_v1_port_proto_goTypes,
 		DependencyIndexes: file_weft_v1_port_proto_depIdxs,
+		EnumInfos:         file_weft_v1_port_proto_enumTypes,
 		MessageInfos:      file_weft_v1_port_proto_msgTypes,
 	}.Build()
 	File_weft_v1_port_proto = out.File

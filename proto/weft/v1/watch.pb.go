@@ -25,37 +25,46 @@ const (
 type Kind int32
 
 const (
-	Kind_KIND_UNSPECIFIED   Kind = 0
-	Kind_KIND_NETWORK       Kind = 1
-	Kind_KIND_SUBNET        Kind = 2
-	Kind_KIND_PORT          Kind = 3
-	Kind_KIND_ROUTER        Kind = 4
-	Kind_KIND_FLOATING_IP   Kind = 5
-	Kind_KIND_SEGMENT_RANGE Kind = 6
-	Kind_KIND_NODE          Kind = 7
+	Kind_KIND_UNSPECIFIED         Kind = 0
+	Kind_KIND_NETWORK             Kind = 1
+	Kind_KIND_SUBNET              Kind = 2
+	Kind_KIND_PORT                Kind = 3
+	Kind_KIND_ROUTER              Kind = 4
+	Kind_KIND_FLOATING_IP         Kind = 5
+	Kind_KIND_SEGMENT_RANGE       Kind = 6
+	Kind_KIND_NODE                Kind = 7
+	Kind_KIND_SECURITY_GROUP      Kind = 8
+	Kind_KIND_SECURITY_GROUP_RULE Kind = 9
+	Kind_KIND_ADDRESS_GROUP       Kind = 10
 )
 
 // Enum value maps for Kind.
 var (
 	Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_NETWORK",
-		2: "KIND_SUBNET",
-		3: "KIND_PORT",
-		4: "KIND_ROUTER",
-		5: "KIND_FLOATING_IP",
-		6: "KIND_SEGMENT_RANGE",
-		7: "KIND_NODE",
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_NETWORK",
+		2:  "KIND_SUBNET",
+		3:  "KIND_PORT",
+		4:  "KIND_ROUTER",
+		5:  "KIND_FLOATING_IP",
+		6:  "KIND_SEGMENT_RANGE",
+		7:  "KIND_NODE",
+		8:  "KIND_SECURITY_GROUP",
+		9:  "KIND_SECURITY_GROUP_RULE",
+		10: "KIND_ADDRESS_GROUP",
 	}
 	Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":   0,
-		"KIND_NETWORK":       1,
-		"KIND_SUBNET":        2,
-		"KIND_PORT":          3,
-		"KIND_ROUTER":        4,
-		"KIND_FLOATING_IP":   5,
-		"KIND_SEGMENT_RANGE": 6,
-		"KIND_NODE":          7,
+		"KIND_UNSPECIFIED":         0,
+		"KIND_NETWORK":             1,
+		"KIND_SUBNET":              2,
+		"KIND_PORT":                3,
+		"KIND_ROUTER":              4,
+		"KIND_FLOATING_IP":         5,
+		"KIND_SEGMENT_RANGE":       6,
+		"KIND_NODE":                7,
+		"KIND_SECURITY_GROUP":      8,
+		"KIND_SECURITY_GROUP_RULE": 9,
+		"KIND_ADDRESS_GROUP":       10,
 	}
 )
 
@@ -222,6 +231,9 @@ type WatchEvent struct {
 	//	*WatchEvent_FloatingIp
 	//	*WatchEvent_SegmentRange
 	//	*WatchEvent_Node
+	//	*WatchEvent_SecurityGroup
+	//	*WatchEvent_SecurityGroupRule
+	//	*WatchEvent_AddressGroup
 	Object        isWatchEvent_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -341,6 +353,33 @@ func (x *WatchEvent) GetNode() *Node {
 	return nil
 }
 
+func (x *WatchEvent) GetSecurityGroup() *SecurityGroup {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_SecurityGroup); ok {
+			return x.SecurityGroup
+		}
+	}
+	return nil
+}
+
+func (x *WatchEvent) GetSecurityGroupRule() *SecurityGroupRule {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_SecurityGroupRule); ok {
+			return x.SecurityGroupRule
+		}
+	}
+	return nil
+}
+
+func (x *WatchEvent) GetAddressGroup() *AddressGroup {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_AddressGroup); ok {
+			return x.AddressGroup
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -373,6 +412,18 @@ type WatchEvent_Node struct {
 	Node *Node `protobuf:"bytes,9,opt,name=node,proto3,oneof"`
 }
 
+type WatchEvent_SecurityGroup struct {
+	SecurityGroup *SecurityGroup `protobuf:"bytes,10,opt,name=security_group,json=securityGroup,proto3,oneof"`
+}
+
+type WatchEvent_SecurityGroupRule struct {
+	SecurityGroupRule *SecurityGroupRule `protobuf:"bytes,11,opt,name=security_group_rule,json=securityGroupRule,proto3,oneof"`
+}
+
+type WatchEvent_AddressGroup struct {
+	AddressGroup *AddressGroup `protobuf:"bytes,12,opt,name=address_group,json=addressGroup,proto3,oneof"`
+}
+
 func (*WatchEvent_Network) isWatchEvent_Object() {}
 
 func (*WatchEvent_Subnet) isWatchEvent_Object() {}
@@ -387,15 +438,21 @@ func (*WatchEvent_SegmentRange) isWatchEvent_Object() {}
 
 func (*WatchEvent_Node) isWatchEvent_Object() {}
 
+func (*WatchEvent_SecurityGroup) isWatchEvent_Object() {}
+
+func (*WatchEvent_SecurityGroupRule) isWatchEvent_Object() {}
+
+func (*WatchEvent_AddressGroup) isWatchEvent_Object() {}
+
 var File_weft_v1_watch_proto protoreflect.FileDescriptor
 
 const file_weft_v1_watch_proto_rawDesc = "" +
 	"\n" +
-	"\x13weft/v1/watch.proto\x12\aweft.v1\x1a\x18weft/v1/floatingip.proto\x1a\x15weft/v1/network.proto\x1a\x12weft/v1/node.proto\x1a\x12weft/v1/port.proto\x1a\x14weft/v1/router.proto\x1a\x15weft/v1/segment.proto\x1a\x14weft/v1/subnet.proto\"i\n" +
+	"\x13weft/v1/watch.proto\x12\aweft.v1\x1a\x18weft/v1/floatingip.proto\x1a\x15weft/v1/network.proto\x1a\x12weft/v1/node.proto\x1a\x12weft/v1/port.proto\x1a\x14weft/v1/router.proto\x1a\x1bweft/v1/securitygroup.proto\x1a\x15weft/v1/segment.proto\x1a\x14weft/v1/subnet.proto\"i\n" +
 	"\fWatchRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12#\n" +
 	"\x05kinds\x18\x02 \x03(\x0e2\r.weft.v1.KindR\x05kinds\x12\x18\n" +
-	"\aproject\x18\x03 \x01(\tR\aproject\"\x85\x04\n" +
+	"\aproject\x18\x03 \x01(\tR\aproject\"\xd2\x05\n" +
 	"\n" +
 	"WatchEvent\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.weft.v1.WatchEvent.TypeR\x04type\x12\x1a\n" +
@@ -407,14 +464,18 @@ const file_weft_v1_watch_proto_rawDesc = "" +
 	"\vfloating_ip\x18\a \x01(\v2\x13.weft.v1.FloatingIpH\x00R\n" +
 	"floatingIp\x12<\n" +
 	"\rsegment_range\x18\b \x01(\v2\x15.weft.v1.SegmentRangeH\x00R\fsegmentRange\x12#\n" +
-	"\x04node\x18\t \x01(\v2\r.weft.v1.NodeH\x00R\x04node\"_\n" +
+	"\x04node\x18\t \x01(\v2\r.weft.v1.NodeH\x00R\x04node\x12?\n" +
+	"\x0esecurity_group\x18\n" +
+	" \x01(\v2\x16.weft.v1.SecurityGroupH\x00R\rsecurityGroup\x12L\n" +
+	"\x13security_group_rule\x18\v \x01(\v2\x1a.weft.v1.SecurityGroupRuleH\x00R\x11securityGroupRule\x12<\n" +
+	"\raddress_group\x18\f \x01(\v2\x15.weft.v1.AddressGroupH\x00R\faddressGroup\"_\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
 	"\vTYPE_DELETE\x10\x02\x12\x0f\n" +
 	"\vTYPE_STATUS\x10\x03\x12\x11\n" +
 	"\rTYPE_BOOKMARK\x10\x04B\b\n" +
-	"\x06object*\x9c\x01\n" +
+	"\x06object*\xeb\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_NETWORK\x10\x01\x12\x0f\n" +
@@ -423,7 +484,11 @@ const file_weft_v1_watch_proto_rawDesc = "" +
 	"\vKIND_ROUTER\x10\x04\x12\x14\n" +
 	"\x10KIND_FLOATING_IP\x10\x05\x12\x16\n" +
 	"\x12KIND_SEGMENT_RANGE\x10\x06\x12\r\n" +
-	"\tKIND_NODE\x10\a2E\n" +
+	"\tKIND_NODE\x10\a\x12\x17\n" +
+	"\x13KIND_SECURITY_GROUP\x10\b\x12\x1c\n" +
+	"\x18KIND_SECURITY_GROUP_RULE\x10\t\x12\x16\n" +
+	"\x12KIND_ADDRESS_GROUP\x10\n" +
+	"2E\n" +
 	"\fWatchService\x125\n" +
 	"\x05Watch\x12\x15.weft.v1.WatchRequest\x1a\x13.weft.v1.WatchEvent0\x01B/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
 
@@ -442,17 +507,20 @@ func file_weft_v1_watch_proto_rawDescGZIP() []byte {
 var file_weft_v1_watch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_weft_v1_watch_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_weft_v1_watch_proto_goTypes = []any{
-	(Kind)(0),            // 0: weft.v1.Kind
-	(WatchEvent_Type)(0), // 1: weft.v1.WatchEvent.Type
-	(*WatchRequest)(nil), // 2: weft.v1.WatchRequest
-	(*WatchEvent)(nil),   // 3: weft.v1.WatchEvent
-	(*Network)(nil),      // 4: weft.v1.Network
-	(*Subnet)(nil),       // 5: weft.v1.Subnet
-	(*Port)(nil),         // 6: weft.v1.Port
-	(*Router)(nil),       // 7: weft.v1.Router
-	(*FloatingIp)(nil),   // 8: weft.v1.FloatingIp
-	(*SegmentRange)(nil), // 9: weft.v1.SegmentRange
-	(*Node)(nil),         // 10: weft.v1.Node
+	(Kind)(0),                 // 0: weft.v1.Kind
+	(WatchEvent_Type)(0),      // 1: weft.v1.WatchEvent.Type
+	(*WatchRequest)(nil),      // 2: weft.v1.WatchRequest
+	(*WatchEvent)(nil),        // 3: weft.v1.WatchEvent
+	(*Network)(nil),           // 4: weft.v1.Network
+	(*Subnet)(nil),            // 5: weft.v1.Subnet
+	(*Port)(nil),              // 6: weft.v1.Port
+	(*Router)(nil),            // 7: weft.v1.Router
+	(*FloatingIp)(nil),        // 8: weft.v1.FloatingIp
+	(*SegmentRange)(nil),      // 9: weft.v1.SegmentRange
+	(*Node)(nil),              // 10: weft.v1.Node
+	(*SecurityGroup)(nil),     // 11: weft.v1.SecurityGroup
+	(*SecurityGroupRule)(nil), // 12: weft.v1.SecurityGroupRule
+	(*AddressGroup)(nil),      // 13: weft.v1.AddressGroup
 }
 var file_weft_v1_watch_proto_depIdxs = []int32{
 	0,  // 0: weft.v1.WatchRequest.kinds:type_name -> weft.v1.Kind
@@ -464,13 +532,16 @@ var file_weft_v1_watch_proto_depIdxs = []int32{
 	8,  // 6: weft.v1.WatchEvent.floating_ip:type_name -> weft.v1.FloatingIp
 	9,  // 7: weft.v1.WatchEvent.segment_range:type_name -> weft.v1.SegmentRange
 	10, // 8: weft.v1.WatchEvent.node:type_name -> weft.v1.Node
-	2,  // 9: weft.v1.WatchService.Watch:input_type -> weft.v1.WatchRequest
-	3,  // 10: weft.v1.WatchService.Watch:output_type -> weft.v1.WatchEvent
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 9: weft.v1.WatchEvent.security_group:type_name -> weft.v1.SecurityGroup
+	12, // 10: weft.v1.WatchEvent.security_group_rule:type_name -> weft.v1.SecurityGroupRule
+	13, // 11: weft.v1.WatchEvent.address_group:type_name -> weft.v1.AddressGroup
+	2,  // 12: weft.v1.WatchService.Watch:input_type -> weft.v1.WatchRequest
+	3,  // 13: weft.v1.WatchService.Watch:output_type -> weft.v1.WatchEvent
+	13, // [13:14] is the sub-list for method output_type
+	12, // [12:13] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_watch_proto_init() }
@@ -483,6 +554,7 @@ func file_weft_v1_watch_proto_init() {
 	file_weft_v1_node_proto_init()
 	file_weft_v1_port_proto_init()
 	file_weft_v1_router_proto_init()
+	file_weft_v1_securitygroup_proto_init()
 	file_weft_v1_segment_proto_init()
 	file_weft_v1_subnet_proto_init()
 	file_weft_v1_watch_proto_msgTypes[1].OneofWrappers = []any{
@@ -493,6 +565,9 @@ func file_weft_v1_watch_proto_init() {
 		(*WatchEvent_FloatingIp)(nil),
 		(*WatchEvent_SegmentRange)(nil),
 		(*WatchEvent_Node)(nil),
+		(*WatchEvent_SecurityGroup)(nil),
+		(*WatchEvent_SecurityGroupRule)(nil),
+		(*WatchEvent_AddressGroup)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -125,6 +125,60 @@ func (x *Locator) GetScope() string {
 	return ""
 }
 
+// Member is the value of member/<group>/<port>: the port is in the security group. Written and deleted with the port.
+type Member struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// The port's fixed addresses and those of its allowed address pairs, addresses or prefixes, sorted.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Member) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *Member) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // PortBinding is the value of host/<node>/port/<port>: the port is this node's to wire, or is not and why.
 type PortBinding struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -137,7 +191,7 @@ type PortBinding struct {
 
 func (x *PortBinding) Reset() {
 	*x = PortBinding{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[2]
+	mi := &file_weft_store_v1_store_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -149,7 +203,7 @@ func (x *PortBinding) String() string {
 func (*PortBinding) ProtoMessage() {}
 
 func (x *PortBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[2]
+	mi := &file_weft_store_v1_store_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -162,7 +216,7 @@ func (x *PortBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortBinding.ProtoReflect.Descriptor instead.
 func (*PortBinding) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{2}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PortBinding) GetNetworkId() string {
@@ -196,7 +250,7 @@ type RouterBinding struct {
 
 func (x *RouterBinding) Reset() {
 	*x = RouterBinding{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[3]
+	mi := &file_weft_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +262,7 @@ func (x *RouterBinding) String() string {
 func (*RouterBinding) ProtoMessage() {}
 
 func (x *RouterBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[3]
+	mi := &file_weft_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +275,7 @@ func (x *RouterBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterBinding.ProtoReflect.Descriptor instead.
 func (*RouterBinding) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RouterBinding) GetRank() int32 {
@@ -256,7 +310,7 @@ type DhcpBinding struct {
 
 func (x *DhcpBinding) Reset() {
 	*x = DhcpBinding{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[4]
+	mi := &file_weft_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +322,7 @@ func (x *DhcpBinding) String() string {
 func (*DhcpBinding) ProtoMessage() {}
 
 func (x *DhcpBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[4]
+	mi := &file_weft_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +335,7 @@ func (x *DhcpBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhcpBinding.ProtoReflect.Descriptor instead.
 func (*DhcpBinding) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DhcpBinding) GetPortId() string {
@@ -306,7 +360,7 @@ type ActiveRouter struct {
 
 func (x *ActiveRouter) Reset() {
 	*x = ActiveRouter{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[5]
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +372,7 @@ func (x *ActiveRouter) String() string {
 func (*ActiveRouter) ProtoMessage() {}
 
 func (x *ActiveRouter) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[5]
+	mi := &file_weft_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +385,7 @@ func (x *ActiveRouter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveRouter.ProtoReflect.Descriptor instead.
 func (*ActiveRouter) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ActiveRouter) GetNode() string {
@@ -375,7 +429,7 @@ type Witness struct {
 
 func (x *Witness) Reset() {
 	*x = Witness{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +441,7 @@ func (x *Witness) String() string {
 func (*Witness) ProtoMessage() {}
 
 func (x *Witness) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[6]
+	mi := &file_weft_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +454,7 @@ func (x *Witness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Witness.ProtoReflect.Descriptor instead.
 func (*Witness) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Witness) GetHeard() []string {
@@ -430,7 +484,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +496,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[7]
+	mi := &file_weft_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +509,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Move) GetTo() string {
@@ -486,7 +540,7 @@ type PoolSettings struct {
 
 func (x *PoolSettings) Reset() {
 	*x = PoolSettings{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +552,7 @@ func (x *PoolSettings) String() string {
 func (*PoolSettings) ProtoMessage() {}
 
 func (x *PoolSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[8]
+	mi := &file_weft_store_v1_store_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +565,7 @@ func (x *PoolSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolSettings.ProtoReflect.Descriptor instead.
 func (*PoolSettings) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PoolSettings) GetFailback() bool {
@@ -547,7 +601,7 @@ type Leader struct {
 
 func (x *Leader) Reset() {
 	*x = Leader{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +613,7 @@ func (x *Leader) String() string {
 func (*Leader) ProtoMessage() {}
 
 func (x *Leader) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[9]
+	mi := &file_weft_store_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +626,7 @@ func (x *Leader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leader.ProtoReflect.Descriptor instead.
 func (*Leader) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Leader) GetName() string {
@@ -592,7 +646,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +658,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[10]
+	mi := &file_weft_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +671,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 // Answer is the value of answer/<node>/<question>, written by the node's agent under a lease.
@@ -634,7 +688,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[11]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +700,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[11]
+	mi := &file_weft_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +713,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Answer) GetDifferences() []*v1.Difference {
@@ -695,7 +749,7 @@ type Plug struct {
 
 func (x *Plug) Reset() {
 	*x = Plug{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[12]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +761,7 @@ func (x *Plug) String() string {
 func (*Plug) ProtoMessage() {}
 
 func (x *Plug) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[12]
+	mi := &file_weft_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +774,7 @@ func (x *Plug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plug.ProtoReflect.Descriptor instead.
 func (*Plug) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{12}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Plug) GetInterface() string {
@@ -759,7 +813,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[13]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +825,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[13]
+	mi := &file_weft_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +838,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Agent) GetRoles() []v1.Role {
@@ -887,7 +941,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[14]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +953,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[14]
+	mi := &file_weft_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +966,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Report) GetRevision() int64 {
@@ -964,7 +1018,7 @@ type NodeSettings struct {
 
 func (x *NodeSettings) Reset() {
 	*x = NodeSettings{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[15]
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1030,7 @@ func (x *NodeSettings) String() string {
 func (*NodeSettings) ProtoMessage() {}
 
 func (x *NodeSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[15]
+	mi := &file_weft_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1043,7 @@ func (x *NodeSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSettings.ProtoReflect.Descriptor instead.
 func (*NodeSettings) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeSettings) GetLabels() map[string]string {
@@ -1028,7 +1082,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	mi := &file_weft_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1094,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[16]
+	mi := &file_weft_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1107,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Request) GetMethod() string {
@@ -1090,7 +1144,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_weft_store_v1_store_proto_msgTypes[17]
+	mi := &file_weft_store_v1_store_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1156,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_store_v1_store_proto_msgTypes[17]
+	mi := &file_weft_store_v1_store_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1169,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{17}
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Restore) GetDigest() string {
@@ -1141,7 +1195,11 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\x1f\n" +
 	"\aLocator\x12\x14\n" +
-	"\x05scope\x18\x01 \x01(\tR\x05scope\"F\n" +
+	"\x05scope\x18\x01 \x01(\tR\x05scope\"E\n" +
+	"\x06Member\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"F\n" +
 	"\vPortBinding\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x18\n" +
@@ -1228,45 +1286,46 @@ func file_weft_store_v1_store_proto_rawDescGZIP() []byte {
 	return file_weft_store_v1_store_proto_rawDescData
 }
 
-var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Claim)(nil),                 // 0: weft.store.v1.Claim
 	(*Locator)(nil),               // 1: weft.store.v1.Locator
-	(*PortBinding)(nil),           // 2: weft.store.v1.PortBinding
-	(*RouterBinding)(nil),         // 3: weft.store.v1.RouterBinding
-	(*DhcpBinding)(nil),           // 4: weft.store.v1.DhcpBinding
-	(*ActiveRouter)(nil),          // 5: weft.store.v1.ActiveRouter
-	(*Witness)(nil),               // 6: weft.store.v1.Witness
-	(*Move)(nil),                  // 7: weft.store.v1.Move
-	(*PoolSettings)(nil),          // 8: weft.store.v1.PoolSettings
-	(*Leader)(nil),                // 9: weft.store.v1.Leader
-	(*Question)(nil),              // 10: weft.store.v1.Question
-	(*Answer)(nil),                // 11: weft.store.v1.Answer
-	(*Plug)(nil),                  // 12: weft.store.v1.Plug
-	(*Agent)(nil),                 // 13: weft.store.v1.Agent
-	(*Report)(nil),                // 14: weft.store.v1.Report
-	(*NodeSettings)(nil),          // 15: weft.store.v1.NodeSettings
-	(*Request)(nil),               // 16: weft.store.v1.Request
-	(*Restore)(nil),               // 17: weft.store.v1.Restore
-	nil,                           // 18: weft.store.v1.Agent.BridgeMappingsEntry
-	nil,                           // 19: weft.store.v1.NodeSettings.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*v1.Difference)(nil),         // 21: weft.v1.Difference
-	(v1.Role)(0),                  // 22: weft.v1.Role
-	(*v1.Uplink)(nil),             // 23: weft.v1.Uplink
-	(v1.State)(0),                 // 24: weft.v1.State
+	(*Member)(nil),                // 2: weft.store.v1.Member
+	(*PortBinding)(nil),           // 3: weft.store.v1.PortBinding
+	(*RouterBinding)(nil),         // 4: weft.store.v1.RouterBinding
+	(*DhcpBinding)(nil),           // 5: weft.store.v1.DhcpBinding
+	(*ActiveRouter)(nil),          // 6: weft.store.v1.ActiveRouter
+	(*Witness)(nil),               // 7: weft.store.v1.Witness
+	(*Move)(nil),                  // 8: weft.store.v1.Move
+	(*PoolSettings)(nil),          // 9: weft.store.v1.PoolSettings
+	(*Leader)(nil),                // 10: weft.store.v1.Leader
+	(*Question)(nil),              // 11: weft.store.v1.Question
+	(*Answer)(nil),                // 12: weft.store.v1.Answer
+	(*Plug)(nil),                  // 13: weft.store.v1.Plug
+	(*Agent)(nil),                 // 14: weft.store.v1.Agent
+	(*Report)(nil),                // 15: weft.store.v1.Report
+	(*NodeSettings)(nil),          // 16: weft.store.v1.NodeSettings
+	(*Request)(nil),               // 17: weft.store.v1.Request
+	(*Restore)(nil),               // 18: weft.store.v1.Restore
+	nil,                           // 19: weft.store.v1.Agent.BridgeMappingsEntry
+	nil,                           // 20: weft.store.v1.NodeSettings.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*v1.Difference)(nil),         // 22: weft.v1.Difference
+	(v1.Role)(0),                  // 23: weft.v1.Role
+	(*v1.Uplink)(nil),             // 24: weft.v1.Uplink
+	(v1.State)(0),                 // 25: weft.v1.State
 }
 var file_weft_store_v1_store_proto_depIdxs = []int32{
-	20, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
-	21, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
-	22, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
-	18, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
-	20, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
-	23, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
-	24, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
-	20, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
-	19, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
-	20, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
+	21, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
+	22, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
+	23, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
+	19, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
+	21, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
+	24, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
+	25, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
+	21, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
+	20, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
+	21, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
 	10, // [10:10] is the sub-list for method output_type
 	10, // [10:10] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
@@ -1285,7 +1344,7 @@ func file_weft_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_store_v1_store_proto_rawDesc), len(file_weft_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
