@@ -45,8 +45,14 @@ func routerTo(id, fixed string) *plan.Router {
 
 func testServices(t *testing.T, stateDir string) *services {
 	t.Helper()
+	return servicesBeside(t, stateDir, true)
+}
+
+// servicesBeside are services beside an OVS that has taken all devices, or none.
+func servicesBeside(t *testing.T, stateDir string, taken bool) *services {
+	t.Helper()
 	s, err := newServices(t.Context(), Config{StateDir: stateDir}, switching{
-		held: func(string) bool { return false }, numbered: func(string, string) bool { return true }, made: func(context.Context, map[string]string) {},
+		held: func(string) bool { return false }, numbered: func(string, string) bool { return taken }, made: func(context.Context, map[string]string) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -194,7 +196,7 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router, w *
 		return err
 	}
 	report, err := s.ns.Ensure(ctx, want.Namespace)
-	w.announce = append(w.announce, announcements(report, made.Created)...)
+	w.announce = slices.Concat(w.announce, s.unheard(want.Namespace, made), announcements(report, made.Created))
 	if err != nil {
 		return err
 	}
@@ -208,12 +210,29 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router, w *
 	return err
 }
 
-// announcements are those of addresses that are new on their links. The other routers of the node need not hear those of a
-// namespace that is new, when a node starts hundreds at once; an address that has come to a router from another they have to.
+// announcements are those of addresses that are new on their links. The other routers of the node need not hear those
+// of a namespace that is new, when a node starts hundreds at once; an address that has come to a router from another they have
+// to.
 func announcements(report netns.Report, created bool) []garp.Target {
 	out := make([]garp.Target, len(report.Announce))
 	for i, a := range report.Announce {
 		out[i] = garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address, Known: created}
+	}
+	return out
+}
+
+// unheard are the announcements of all addresses of the links that OVS has not taken: whatever has been announced there, by
+// this agent or one that was ended before OVS took them, nobody has heard.
+func (s *services) unheard(want desired.Namespace, made netns.Report) []garp.Target {
+	var out []garp.Target
+	for _, l := range want.Links {
+		mac, err := net.ParseMAC(l.MAC)
+		if err != nil || s.ovs.numbered(l.Name, made.Devices[l.Name]) {
+			continue
+		}
+		for _, ip := range l.Announce {
+			out = append(out, garp.Target{Namespace: want.Name, Link: l.Name, MAC: mac, Address: ip, Known: made.Created})
+		}
 	}
 	return out
 }
