@@ -36,7 +36,7 @@ type health struct {
 	client *clientv3.Client
 
 	mu       sync.Mutex
-	term     uint64 // of raft, the latest in any answer; 0: none yet
+	term     uint64 // of raft, as of the latest answer; 0: none yet
 	doubted  bool
 	out      *outage // nil: as far as is known the store is there
 	calls    map[*call]struct{}
@@ -111,14 +111,22 @@ func (h *health) end(c *call, term uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.calls, c)
-	h.term = max(h.term, term)
+	h.heard(term, c.term)
 }
 
-// elected ends the slow calls of earlier terms than that of an answer.
-func (h *health) elected(term uint64) {
+// heard takes in the term of an answer, and the one that was known when its question was asked. One that is lower than that is
+// of another cluster, one that a snapshot was restored into: its terms have begun anew.
+func (h *health) heard(term, asked uint64) {
+	if term != 0 && (term > h.term || term < asked) {
+		h.term = term
+	}
+}
+
+// elected ends the slow calls of earlier terms than that of an answer; asked as in heard.
+func (h *health) elected(term, asked uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.term = max(h.term, term)
+	h.heard(term, asked)
 	for c := range h.calls {
 		if c.term != 0 && c.term < h.term && time.Since(c.began) >= suspectAfter {
 			c.cancel(errOtherLeader)
@@ -238,9 +246,12 @@ func (h *health) verdict() error {
 func (h *health) probe(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(h.client.Ctx(), limit)
 	defer cancel()
+	h.mu.Lock()
+	asked := h.term
+	h.mu.Unlock()
 	got, err := h.client.Get(ctx, keys.Schema, clientv3.WithCountOnly())
 	if err == nil {
-		h.elected(got.Header.GetRaftTerm())
+		h.elected(got.Header.GetRaftTerm(), asked)
 	}
 	return err
 }
