@@ -65,7 +65,8 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	announcer, err := garp.New(garp.Options{Enter: ns.Run, Log: log})
+	mark := plan.QuietMark()
+	announcer, err := garp.New(garp.Options{Enter: ns.Run, Mark: mark[:], Log: log})
 	if err != nil {
 		dhcpManager.Close()
 		return nil, err
@@ -210,15 +211,22 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router, w *
 	return err
 }
 
-// announcements are those of addresses that are new on their links. The other routers of the node need not hear those
-// of a namespace that is new, when a node starts hundreds at once; an address that has come to a router from another they have
-// to.
+// announcements are those of addresses that are new on their links.
 func announcements(report netns.Report, created bool) []garp.Target {
 	out := make([]garp.Target, len(report.Announce))
 	for i, a := range report.Announce {
-		out[i] = garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address, Known: created}
+		out[i] = garp.Target{Namespace: a.Namespace, Link: a.Link, MAC: a.MAC, Address: a.Address, Audience: audience(created)}
 	}
 	return out
+}
+
+// audience is who has to hear of addresses. The other routers of the node need not hear those of a namespace that has just been
+// created, when a node starts hundreds at once; an address that has come to a router from another they have to.
+func audience(created bool) garp.Audience {
+	if created {
+		return garp.Beyond
+	}
+	return garp.Everybody
 }
 
 // unheard are the announcements of all addresses of the links that OVS has not taken: whatever has been announced there, by
@@ -231,7 +239,7 @@ func (s *services) unheard(want desired.Namespace, made netns.Report) []garp.Tar
 			continue
 		}
 		for _, ip := range l.Announce {
-			out = append(out, garp.Target{Namespace: want.Name, Link: l.Name, MAC: mac, Address: ip, Known: made.Created})
+			out = append(out, garp.Target{Namespace: want.Name, Link: l.Name, MAC: mac, Address: ip, Audience: audience(made.Created)})
 		}
 	}
 	return out

@@ -121,7 +121,7 @@ func (a *Agent) give(claims []ha.Claim) {
 	a.takeover.keeper.spare(stay)
 }
 
-// announce tells the neighbours of a router that this node now forwards for.
+// announce tells the switches around a router that this node now forwards for where it is.
 func (a *Agent) announce(id string) {
 	now, want := a.view.Active[id], a.planner.Routers()[id]
 	if now.Node != a.cfg.Node || want == nil {
@@ -140,11 +140,14 @@ func (a *Agent) announce(id string) {
 		return // it is announced link by link as it is built
 	}
 	for _, l := range want.Namespace.Links {
+		if !want.Learned[l.Name] {
+			continue
+		}
 		mac, err := net.ParseMAC(l.MAC)
 		for _, ip := range l.Announce {
 			if err == nil {
 				err = a.services.announce.Announce(garp.Target{
-					Namespace: want.Namespace.Name, Link: l.Name, MAC: mac, Address: ip, Known: true,
+					Namespace: want.Namespace.Name, Link: l.Name, MAC: mac, Address: ip, Audience: garp.Switches,
 				})
 			}
 		}

@@ -38,6 +38,9 @@ var (
 type Options struct {
 	// Enter calls a function on a locked thread inside a named namespace: netns.Manager.Run.
 	Enter func(namespace string, fn func() error) error
+	// Mark is the target MAC of quiet requests, 6 bytes, by which agent/plan knows them: the node's other routers, and those of
+	// other nodes, need not hear them.
+	Mark net.HardwareAddr
 	// Rounds are when an address is announced, ascending, counted from when it was asked for; DefaultRounds if empty.
 	Rounds  []time.Duration
 	Pending int          // announcements under way at most; DefaultPending if 0
@@ -49,10 +52,22 @@ type Target struct {
 	Namespace, Link string
 	MAC             net.HardwareAddr // 6 bytes: the link's own
 	Address         netip.Addr       // IPv4
-	// Known: nobody on this node has to learn the address; it is new, or has had this MAC before elsewhere. All requests are
-	// quiet then.
-	Known bool
+	Audience        Audience
 }
+
+// Audience is who has to hear an announcement.
+type Audience int
+
+// The audiences.
+const (
+	// Everybody: the address may have had another MAC. The first round is loud, and the last, in case the first was lost.
+	Everybody Audience = iota
+	// Beyond: none of the node's own routers has to hear it, which may be hundreds. All requests are quiet.
+	Beyond
+	// Switches: the address has had this MAC before, elsewhere. Only where that is has to be learned: for that a quiet request
+	// will do, without a reply.
+	Switches
+)
 
 // key is what an announcement is about; a newer one replaces an older one.
 type key struct {
@@ -86,8 +101,8 @@ type Announcer struct {
 
 // New starts an Announcer; Close ends it.
 func New(o Options) (*Announcer, error) {
-	if o.Enter == nil {
-		return nil, errors.New("garp: Options.Enter is missing")
+	if o.Enter == nil || len(o.Mark) != 6 {
+		return nil, fmt.Errorf("garp: Options.Enter and a Mark of 6 bytes are needed, the mark is %q", o.Mark)
 	}
 	if len(o.Rounds) == 0 {
 		o.Rounds = DefaultRounds()
@@ -175,7 +190,7 @@ func (a *Announcer) round(ctx context.Context) time.Duration {
 func (a *Announcer) sendAll(namespace string, jobs []due) {
 	frames := make([]frames, len(jobs))
 	for i, j := range jobs {
-		frames[i] = framesOf(j.target, j.loud)
+		frames[i] = a.framesOf(j)
 	}
 	failed := a.send(namespace, frames)
 	for i, j := range jobs {
@@ -192,7 +207,6 @@ const grid = 50 * time.Millisecond
 // due is a job in one of its rounds.
 type due struct {
 	*job
-	// loud: the first round of a new address, and the last, in case the first was lost.
 	loud bool
 }
 
@@ -205,7 +219,7 @@ func (a *Announcer) take(now time.Time) []due {
 		if j.due.After(now) {
 			continue
 		}
-		out = append(out, due{j, !j.target.Known && (j.sent == 0 || j.sent == len(a.o.Rounds)-1)})
+		out = append(out, due{j, j.target.Audience == Everybody && (j.sent == 0 || j.sent == len(a.o.Rounds)-1)})
 		if j.sent++; j.sent < len(a.o.Rounds) {
 			j.due = j.asked.Add(a.o.Rounds[j.sent] + grid).Truncate(grid)
 		} else {
@@ -240,8 +254,16 @@ type frames struct {
 	all  [][]byte
 }
 
-func framesOf(t Target, loud bool) frames {
-	return frames{t.Link, [][]byte{Request(t, loud), Reply(t)}}
+func (a *Announcer) framesOf(j due) frames {
+	mark := a.o.Mark
+	if j.loud {
+		mark = make(net.HardwareAddr, 6)
+	}
+	out := frames{j.target.Link, [][]byte{Request(j.target, mark)}}
+	if j.target.Audience != Switches {
+		out.all = append(out.all, Reply(j.target))
+	}
+	return out
 }
 
 // send sends frames in one namespace by one socket, and returns which could not be sent, by their place. The socket lives only
@@ -284,17 +306,29 @@ func (a *Announcer) end(fd int) {
 }
 
 func (f frames) sendOn(fd int) error {
-	link, err := net.InterfaceByName(f.link)
+	index, err := indexOf(fd, f.link)
 	if err != nil {
 		return err
 	}
-	to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte(broadcast8())}
+	to := &unix.SockaddrLinklayer{Protocol: swap(etherTypeARP), Ifindex: index, Halen: 6, Addr: [8]byte(broadcast8())}
 	for _, frame := range f.all {
 		if err := unix.Sendto(fd, frame, 0, to); err != nil {
 			return fmt.Errorf("send ARP: %w", err)
 		}
 	}
 	return nil
+}
+
+// indexOf asks for one link's number (netdevice(7)), where net.InterfaceByName has the kernel tell of all links.
+func indexOf(fd int, link string) (int, error) {
+	request, err := unix.NewIfreq(link)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
 }
 
 // Numbers of RFC 826 (ares_hrd$Ethernet, operations) and of Ethernet.
@@ -312,15 +346,9 @@ func broadcast8() []byte { return []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 
 func swap(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
 // Request is an Ethernet frame with a gratuitous ARP packet (RFC 826), the ARP announcement of RFC 5227 section 3: sender and
-// target address the same. Nobody reads the target MAC of a request; it is zero in a loud one, as the RFC has it, and the
-// link's own in a quiet one, by which agent/plan knows that the node's other routers need not hear it. t must be valid as for
-// Announce.
-func Request(t Target, loud bool) []byte {
-	if loud {
-		return packet(t, opRequest, make([]byte, 6))
-	}
-	return packet(t, opRequest, t.MAC)
-}
+// target address the same. Nobody reads the target MAC of a request; it is zero in a loud one, as the RFC has it, and
+// Options.Mark in a quiet one. t must be valid as for Announce.
+func Request(t Target, target net.HardwareAddr) []byte { return packet(t, opRequest, target) }
 
 // Reply is the same as an ARP reply, which some neighbours heed instead. It is broadcast as well.
 func Reply(t Target) []byte { return packet(t, opReply, t.MAC) }

@@ -22,6 +22,8 @@ import (
 
 var (
 	mac  = net.HardwareAddr{0xfa, 0x16, 0x3e, 0, 0, 1}
+	loud = net.HardwareAddr{0, 0, 0, 0, 0, 0}
+	mark = net.HardwareAddr{0x02, 0, 0, 0, 0, 9}
 	addr = netip.MustParseAddr("203.0.113.7")
 )
 
@@ -114,6 +116,7 @@ func (s *segment) hear(t *testing.T) []byte {
 
 func newAnnouncer(t *testing.T, o garp.Options) *garp.Announcer {
 	t.Helper()
+	o.Mark = mark
 	a, err := garp.New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -134,8 +137,8 @@ func TestFramesAreThoseOfTheRFCs(t *testing.T) {
 		got  []byte
 		want [][]byte
 	}{
-		{"loud request", garp.Request(target, true), [][]byte{head, {0, 1}, sender, {0, 0, 0, 0, 0, 0, 203, 0, 113, 7}}},
-		{"quiet request", garp.Request(target, false), [][]byte{head, {0, 1}, sender, sender}},
+		{"loud request", garp.Request(target, loud), [][]byte{head, {0, 1}, sender, {0, 0, 0, 0, 0, 0, 203, 0, 113, 7}}},
+		{"quiet request", garp.Request(target, mark), [][]byte{head, {0, 1}, sender, {0x02, 0, 0, 0, 0, 9, 203, 0, 113, 7}}},
 		{"reply", garp.Reply(target), [][]byte{head, {0, 2}, sender, sender}},
 	} {
 		if want := bytes.Join(f.want, nil); !bytes.Equal(f.got, want) {
@@ -144,23 +147,27 @@ func TestFramesAreThoseOfTheRFCs(t *testing.T) {
 	}
 }
 
-func TestNeighboursHearEveryRoundInBothForms(t *testing.T) {
+func TestEachAudienceHearsEveryRoundInItsForms(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	s := newSegment(t)
 	a := newAnnouncer(t, garp.Options{Enter: s.ns.Run, Rounds: []time.Duration{0, time.Millisecond, 2 * time.Millisecond}})
-	for _, target := range []garp.Target{
-		{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr},
-		{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr, Known: true},
+	target := garp.Target{Namespace: s.speaker, Link: "qg-a", MAC: mac, Address: addr}
+	shout, whisper, reply := garp.Request(target, loud), garp.Request(target, mark), garp.Reply(target)
+	for _, c := range []struct {
+		audience garp.Audience
+		want     [][]byte
+	}{
+		{garp.Everybody, [][]byte{shout, reply, whisper, reply, shout, reply}},
+		{garp.Beyond, [][]byte{whisper, reply, whisper, reply, whisper, reply}},
+		{garp.Switches, [][]byte{whisper, whisper, whisper}},
 	} {
+		target.Audience = c.audience
 		if err := a.Announce(target); err != nil {
 			t.Fatal(err)
 		}
-		for round := range 3 {
-			loud := !target.Known && round != 1 // the first and the last
-			for _, want := range [][]byte{garp.Request(target, loud), garp.Reply(target)} {
-				if got := s.hear(t); !bytes.Equal(got, want) {
-					t.Errorf("round %d: heard %x, want %x", round, got, want)
-				}
+		for i, want := range c.want {
+			if got := s.hear(t); !bytes.Equal(got, want) {
+				t.Errorf("audience %d: frame %d is %x, want %x", c.audience, i, got, want)
 			}
 		}
 	}
@@ -214,7 +221,7 @@ func TestALinkThatHasGoneEndsItsAnnouncementOnly(t *testing.T) {
 		}
 		<-time.After(time.Millisecond)
 	}
-	if got := s.hear(t); !bytes.Equal(got, garp.Request(good, true)) {
+	if got := s.hear(t); !bytes.Equal(got, garp.Request(good, loud)) {
 		t.Errorf("heard %x", got)
 	}
 }

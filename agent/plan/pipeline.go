@@ -12,7 +12,7 @@ import (
 
 // Generation is the layout of the pipeline below; it is part of every cookie. A change of the layout needs a new one, so
 // that an upgraded agent replaces every flow.
-const Generation = 3
+const Generation = 4
 
 // The tables of br-int. Frames carry their network's local VLAN from Classify on; nothing is learned: forwarding is
 // computed from where the network's ports are.
@@ -37,6 +37,7 @@ const (
 const (
 	prioPort      = 100
 	prioUnicast   = 90
+	prioQuiet     = 60
 	prioFlood     = 50
 	prioUnknown   = 10
 	prioFromPhys  = 3 // REFERENCE R10
@@ -52,6 +53,10 @@ const (
 	prioAnnounce = 10 // a quiet one (agent/garp), or a broadcast reply
 )
 
+// QuietMark is the target MAC of requests that announce what no router has to learn (agent/garp). It is a locally administered
+// one (IEEE 802), so that nobody owns it.
+func QuietMark() flow.MAC { return flow.MAC{0x02, 'w', 'e', 'f', 't', 0} }
+
 // Flows are flows by bridge.
 type Flows map[string][]flow.Flow
 
@@ -65,6 +70,7 @@ func baseFlows(facts *Facts) Flows {
 	anything := flow.NewMatch()
 	out.add(BrInt, intClassify, prioDefault, anything)
 	out.add(BrInt, intForward, prioDefault, anything)
+	out.add(BrInt, intForward, prioQuiet, flow.NewMatch(flow.ARP(), flow.ARPOp(flow.ARPRequest), flow.ARPTHA(QuietMark())))
 	out.add(BrInt, intRouters, prioDefault, anything, flow.GotoTable(intForward))
 	out.add(BrInt, intRouters, prioAsk, flow.NewMatch(flow.ARP(), flow.ARPOp(flow.ARPRequest), flow.ARPTHA(flow.MAC{})), flow.GotoTable(intForward))
 	if facts.Silent {

@@ -179,7 +179,7 @@ func (n *node) text(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&b, "problem: %v\n%s", r.Problem, rules)
+		fmt.Fprintf(&b, "learned: %v\nproblem: %v\n%s", r.Learned, r.Problem, rules)
 	}
 	for _, id := range slices.Sorted(maps.Keys(n.planner.DHCP())) {
 		d := n.planner.DHCP()[id]

@@ -18,6 +18,9 @@ type Router struct {
 	Namespace desired.Namespace
 	// Devices are the names of its OVS ports.
 	Devices []string
+	// Learned are those of its links, by name, whose network's switches learn where a MAC is: it is not in a tunnel, where flows
+	// say it.
+	Learned map[string]bool
 	// Revision is that of the router that this is made from, FloatingIPs those of its floating IPs.
 	Revision    int64
 	FloatingIPs map[string]int64
@@ -42,7 +45,7 @@ func routerPlan(v *view.View, id string) *Router {
 	b := routerBuilder{view: v, router: r, plan: &Router{
 		Namespace: desired.Namespace{Name: RouterNamespace(id), Forward: r.Object.Up, Sysctls: routerSysctls()},
 		Revision:  r.Revision, FloatingIPs: map[string]int64{}, Unreachable: map[string]error{},
-		Floating: map[netip.Addr]netip.Addr{},
+		Floating: map[netip.Addr]netip.Addr{}, Learned: map[string]bool{},
 	}}
 	b.interfaces()
 	b.gateway()
@@ -108,6 +111,7 @@ func (b *routerBuilder) port(network, port string) (model.Port, *view.Network, b
 func (b *routerBuilder) link(prefix string, p model.Port, n *view.Network) desired.Link {
 	l := desired.Link{Name: DeviceName(prefix, p.ID), MAC: p.MAC, MTU: n.Object.MTU}
 	l.Sysctls = patience(l.Name)
+	b.plan.Learned[l.Name] = !n.Object.Tunnelled()
 	for _, f := range p.FixedIPs {
 		s, ok := n.Subnets[f.Subnet]
 		if !ok {

@@ -134,6 +134,7 @@ func (e *expected) standing() {
 	for _, table := range []int{0, 3, 4, 22} {
 		e.flow("br-tun", at(table), drop)
 	}
+	e.flow("br-int", at(60, "arp", "arp_op=1", "arp_tha=02:77:65:66:74:00"), drop)
 	e.flow("br-int", at(10), "goto_table:60")
 	e.flow("br-int", at(10, "arp", "arp_op=1", "arp_tha=00:00:00:00:00:00"), "goto_table:60")
 	e.flow("br-tun", at(0, "in_port=patch-int"), "goto_table:2")
