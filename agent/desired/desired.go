@@ -86,6 +86,9 @@ type IPTables struct {
 // Jump is a rule in a built-in chain that leads to one of weft's chains: `-A Builtin -j Target`.
 type Jump struct {
 	Table, Builtin, Target string
+	// First: it stands before all rules of others, which could let through what the chain would drop. All jumps of one
+	// built-in chain are, or none.
+	First bool
 }
 
 // Chain is the whole content of one of weft's chains, in order, each rule as the arguments after `-A CHAIN`, in the
@@ -107,4 +110,14 @@ type DHCP struct {
 	// Files are written into the state directory: "host", "opts", "addn_hosts". A change of content is followed by
 	// SIGHUP, on which dnsmasq reads them again (dnsmasq(8), NOTES).
 	Files map[string]string
+}
+
+// IPSetPrefix begins the name of every IP set of weft's.
+const IPSetPrefix = "weft"
+
+// IPSet is an IP set of type hash:net (ipset(8)) in the node's own network namespace.
+type IPSet struct {
+	Name    string // at most 31 characters
+	IPv6    bool
+	Members []netip.Prefix // sorted; none is a whole family
 }

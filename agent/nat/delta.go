@@ -53,28 +53,30 @@ func tableDelta(have, goal *table) []string {
 			removed = append(removed, "-X "+chain)
 		}
 	}
-	return slices.Concat(declared, jumpDelta(have.jumps, goal.jumps), rules, removed)
+	return slices.Concat(declared, jumpDelta(have, goal), rules, removed)
 }
 
-// jumpDelta appends the jumps that are missing at the end; where that is not enough, the order is wrong or there is one
-// too many, it replaces weft's jumps of that built-in chain.
-func jumpDelta(have, goal map[string][]string) []string {
+// jumpDelta adds the jumps that are missing behind those that are there; where that is not enough, because the order is wrong,
+// there is one too many, or a rule of others stands before one that has to be first, it replaces weft's jumps of that built-in
+// chain.
+func jumpDelta(have, goal *table) []string {
 	var lines []string
-	both := maps.Clone(have)
-	if both == nil {
-		both = make(map[string][]string)
-	}
-	maps.Copy(both, goal)
-	for _, builtin := range slices.Sorted(maps.Keys(both)) {
-		old, want := have[builtin], goal[builtin]
-		if len(old) <= len(want) && slices.Equal(old, want[:len(old)]) {
+	for _, builtin := range union(have.jumps, goal.jumps) {
+		old, want := have.jumps[builtin], goal.jumps[builtin]
+		misplaced, at := goal.first[builtin] && have.behind[builtin], 1
+		if len(old) <= len(want) && slices.Equal(old, want[:len(old)]) && !misplaced {
+			at = len(old) + 1
 			old, want = nil, want[len(old):]
 		}
 		for _, target := range old {
 			lines = append(lines, fmt.Sprintf("-D %s -j %s", builtin, target))
 		}
-		for _, target := range want {
-			lines = append(lines, fmt.Sprintf("-A %s -j %s", builtin, target))
+		for i, target := range want {
+			if goal.first[builtin] {
+				lines = append(lines, fmt.Sprintf("-I %s %d -j %s", builtin, at+i, target))
+			} else {
+				lines = append(lines, fmt.Sprintf("-A %s -j %s", builtin, target))
+			}
 		}
 	}
 	return lines

@@ -98,6 +98,9 @@ func differences(namespace string, have, goal state) []desired.Difference {
 		where := namespace + " " + name + " "
 		for _, chain := range union(h.jumps, g.jumps) {
 			out = append(out, listDifferences(where+chain, jumpRules(h.jumps[chain]), jumpRules(g.jumps[chain]))...)
+			if g.first[chain] && h.behind[chain] {
+				out = append(out, desired.Difference{Kind: "nat", Object: where + chain, Desired: "weft's jumps first", Actual: "a rule of others before them"})
+			}
 		}
 		for _, chain := range union(h.chains, g.chains) {
 			_, there := h.chains[chain]

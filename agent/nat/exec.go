@@ -27,16 +27,28 @@ const (
 	Legacy   Backend = "legacy"
 )
 
+// program is the name of the program for the driver's family; those that save and restore are called after it.
+func (d *Driver) program() string {
+	if d.ipv6 {
+		return "ip6tables"
+	}
+	return "iptables"
+}
+
 // detect asks iptables for what it can do, and iptables, iptables-save and iptables-restore for their backend, in which
 // they have to agree.
 func (d *Driver) detect(ctx context.Context) (Backend, error) {
-	ipt, err := iptables.New(iptables.IPFamily(iptables.ProtocolIPv4))
+	protocol := iptables.ProtocolIPv4
+	if d.ipv6 {
+		protocol = iptables.ProtocolIPv6
+	}
+	ipt, err := iptables.New(iptables.IPFamily(protocol))
 	if err != nil {
-		return "", fmt.Errorf("iptables: %w: install the package iptables", err)
+		return "", fmt.Errorf("%s: %w: install the package iptables", d.program(), err)
 	}
 	d.randomFully = ipt.HasRandomFully()
 	var found Backend
-	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
+	for _, program := range []string{d.program(), d.program() + "-save", d.program() + "-restore"} {
 		out, err := d.command(ctx, "", program, "-V")
 		if err != nil {
 			return "", err
@@ -46,7 +58,7 @@ func (d *Driver) detect(ctx context.Context) (Backend, error) {
 			b = NFTables
 		}
 		if found != "" && b != found {
-			return "", fmt.Errorf("%s uses %s, but iptables uses %s: choose one with update-alternatives", program, b, found)
+			return "", fmt.Errorf("%s uses %s, but %s uses %s: choose one with update-alternatives", program, b, d.program(), found)
 		}
 		found = b
 	}
@@ -79,20 +91,24 @@ func (d *Driver) command(ctx context.Context, input, program string, args ...str
 
 // observe reads weft's part of the calling thread's namespace.
 func (d *Driver) observe(ctx context.Context) (state, error) {
-	if empty, err := noTables(); err != nil || empty {
+	if empty, err := d.noTables(); err != nil || empty {
 		return make(state), err
 	}
-	save, err := d.command(ctx, "", "iptables-save")
+	save, err := d.command(ctx, "", d.program()+"-save")
 	if err != nil {
 		return nil, err
 	}
 	return parse(save), nil
 }
 
-// noTables reports whether the calling thread's namespace has no IPv4 table of either backend, as a new one: asking
+// noTables reports whether the calling thread's namespace has no table of the family, of either backend, as a new one: asking
 // the kernel takes microseconds, starting iptables-save milliseconds.
-func noTables() (bool, error) {
-	legacy, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+func (d *Driver) noTables() (bool, error) {
+	names, family := "/proc/thread-self/net/ip_tables_names", uint8(unix.NFPROTO_IPV4)
+	if d.ipv6 {
+		names, family = "/proc/thread-self/net/ip6_tables_names", unix.NFPROTO_IPV6
+	}
+	legacy, err := os.ReadFile(names)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("list legacy tables: %w", err)
 	}
@@ -100,7 +116,7 @@ func noTables() (bool, error) {
 		return false, nil
 	}
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_IPV4, Version: unix.NFNETLINK_V0})
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: unix.NFNETLINK_V0})
 	tables, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return false, nil // no nf_tables in this kernel: let iptables-save say what there is
@@ -114,7 +130,7 @@ var failedLine = regexp.MustCompile(`line:? (\d+)`)
 // restore applies text to the calling thread's namespace.
 func (d *Driver) restore(ctx context.Context, text string) error {
 	d.writes.Add(1)
-	_, err := d.command(ctx, text, "iptables-restore", "--noflush", "--wait", lockWait)
+	_, err := d.command(ctx, text, d.program()+"-restore", "--noflush", "--wait", lockWait)
 	if err == nil {
 		return nil
 	}

@@ -1,6 +1,6 @@
-// Package nat holds weft's iptables chains in a namespace at their wanted content (REFERENCE.md R16). It knows nothing
-// of routers or floating IPs: which rules there are is the planner's business (agent/desired, IPTables), and security
-// groups are not made here.
+// Package nat holds weft's iptables chains in a namespace at their wanted content: the address translation of routers
+// (REFERENCE.md R16), and the filters of VMs that are plugged the hybrid way (R13). It knows nothing of routers, floating IPs
+// or security groups: which rules there are is the planners' business (agent/desired, IPTables).
 //
 // # How
 //
@@ -50,6 +50,7 @@ func Owned(chain string) bool { return len(chain) > len(Prefix) && strings.HasPr
 type Options struct {
 	// Enter calls a function on a locked thread inside a named namespace: netns.Manager.Run.
 	Enter   func(namespace string, fn func() error) error
+	IPv6    bool          // ip6tables rather than iptables
 	Timeout time.Duration // of one command; DefaultTimeout if 0
 	Log     *slog.Logger  // nothing is logged if nil
 }
@@ -58,6 +59,7 @@ type Options struct {
 // namespaces; calls for one namespace must not overlap.
 type Driver struct {
 	enter   func(string, func() error) error
+	ipv6    bool
 	timeout time.Duration
 	log     *slog.Logger
 	backend Backend
@@ -83,7 +85,7 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if o.Enter == nil {
 		return nil, errors.New("nat: Options.Enter is missing")
 	}
-	d := &Driver{enter: o.Enter, timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
+	d := &Driver{enter: o.Enter, ipv6: o.IPv6, timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
 	if d.timeout == 0 {
 		d.timeout = DefaultTimeout
 	}
@@ -134,7 +136,7 @@ func (d *Driver) run(namespace string, want desired.IPTables, change func(state)
 		err = d.enter(namespace, func() error { return change(goal) })
 	}
 	if err != nil {
-		return fmt.Errorf("iptables of namespace %s: %w", namespace, err)
+		return fmt.Errorf("%s of namespace %s: %w", d.program(), namespace, err)
 	}
 	return nil
 }

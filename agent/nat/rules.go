@@ -26,7 +26,7 @@ func (d *Driver) Rules(ctx context.Context, namespace, tableName, chain string) 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("iptables of namespace %s: %w", namespace, err)
+		return nil, fmt.Errorf("%s of namespace %s: %w", d.program(), namespace, err)
 	}
 	return rules, nil
 }

@@ -15,13 +15,19 @@ type state map[string]*table
 
 type table struct {
 	jumps  map[string][]string // built-in chain -> weft's chains it jumps to, in order
+	first  map[string]bool     // built-in chains whose jumps are to stand before rules of others; of what is wanted only
+	behind map[string]bool     // built-in chains in which a rule of others stands before a jump; of what is there only
+	others map[string]bool     // built-in chains in which a rule of others has been read
 	chains map[string][]string // weft's chain -> its rules, as iptables-save prints them after `-A CHAIN `
 }
 
 func (s state) table(name string) *table {
 	t := s[name]
 	if t == nil {
-		t = &table{jumps: make(map[string][]string), chains: make(map[string][]string)}
+		t = &table{
+			jumps: make(map[string][]string), chains: make(map[string][]string),
+			first: make(map[string]bool), behind: make(map[string]bool), others: make(map[string]bool),
+		}
 		s[name] = t
 	}
 	return t
@@ -72,7 +78,11 @@ func wanted(want desired.IPTables) (state, error) {
 		if _, ok := t.chains[j.Target]; !ok {
 			return nil, fmt.Errorf("jump from %s: chain %q of table %s is not wanted", j.Builtin, j.Target, j.Table)
 		}
+		if len(t.jumps[j.Builtin]) > 0 && t.first[j.Builtin] != j.First {
+			return nil, fmt.Errorf("jump from %s to %s: some jumps of %s are to be first, others not", j.Builtin, j.Target, j.Builtin)
+		}
 		t.jumps[j.Builtin] = append(t.jumps[j.Builtin], j.Target)
+		t.first[j.Builtin] = j.First
 	}
 	return s, nil
 }
@@ -165,7 +175,10 @@ func (t *table) read(name, line string) {
 		return
 	}
 	target, ok := strings.CutPrefix(rule, "-j ")
-	if ok && Owned(target) && !strings.Contains(target, " ") && slices.Contains(builtins(name), chain) {
-		t.jumps[chain] = append(t.jumps[chain], target)
+	if !ok || !Owned(target) || strings.Contains(target, " ") || !slices.Contains(builtins(name), chain) {
+		t.others[chain] = true
+		return
 	}
+	t.jumps[chain] = append(t.jumps[chain], target)
+	t.behind[chain] = t.behind[chain] || t.others[chain]
 }
