@@ -49,11 +49,7 @@ func (p *production) client() client {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	check(p, err)
 	p.Cleanup(func() { _ = conn.Close() })
-	return client{
-		weftv1.NewNetworkServiceClient(conn), weftv1.NewSubnetServiceClient(conn), weftv1.NewPortServiceClient(conn),
-		weftv1.NewRouterServiceClient(conn), weftv1.NewFloatingIpServiceClient(conn), weftv1.NewSegmentRangeServiceClient(conn),
-		weftv1.NewNodeServiceClient(conn), weftv1.NewWatchServiceClient(conn), conn,
-	}
+	return clientOn(conn)
 }
 
 // nodes registers network nodes, so that every subnet places a DHCP server.

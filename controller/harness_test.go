@@ -34,6 +34,7 @@ type client struct {
 	weftv1.SegmentRangeServiceClient
 	weftv1.NodeServiceClient
 	weftv1.WatchServiceClient
+	weftv1.SecurityGroupServiceClient
 	conn *grpc.ClientConn
 }
 
@@ -97,10 +98,16 @@ func dial(tb testing.TB, l *bufconn.Listener) client {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return clientOn(conn)
+}
+
+// clientOn is all services on a connection.
+func clientOn(conn *grpc.ClientConn) client {
 	return client{
 		weftv1.NewNetworkServiceClient(conn), weftv1.NewSubnetServiceClient(conn), weftv1.NewPortServiceClient(conn),
 		weftv1.NewRouterServiceClient(conn), weftv1.NewFloatingIpServiceClient(conn), weftv1.NewSegmentRangeServiceClient(conn),
-		weftv1.NewNodeServiceClient(conn), weftv1.NewWatchServiceClient(conn), conn,
+		weftv1.NewNodeServiceClient(conn), weftv1.NewWatchServiceClient(conn),
+		weftv1.NewSecurityGroupServiceClient(conn), conn,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -154,16 +155,7 @@ func (r *resource[M]) prepare(in M) (M, error) {
 }
 
 // field is the name of the kind's field in requests: "floating_ip".
-func (r *resource[M]) field() string {
-	switch r.Enum { //nolint:exhaustive // the others have a name of one word
-	case weftv1.Kind_KIND_FLOATING_IP:
-		return "floating_ip"
-	case weftv1.Kind_KIND_SEGMENT_RANGE:
-		return "segment_range"
-	default:
-		return r.Name
-	}
-}
+func (r *resource[M]) field() string { return strings.ToLower(strings.ReplaceAll(r.Name, " ", "_")) }
 
 // method is the name of a call for request ids: "Create network".
 func (r *resource[M]) call(verb, id string, req proto.Message) (call, error) {
@@ -287,9 +279,9 @@ func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 		fd := in.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(p))
 		switch {
 		case fd == nil:
-			return nil, model.Invalid("update_mask", "a %s has no field %q", r.Name, p)
+			return nil, model.Invalid("update_mask", "%q is no field of kind %s", p, r.Name)
 		case !slices.Contains(r.Mutable, p):
-			return nil, model.Invalid("update_mask", "%s of a %s can't be changed", p, r.Name)
+			return nil, model.Invalid("update_mask", "%s of kind %s can't be changed", p, r.Name)
 		}
 	}
 	return mask, nil

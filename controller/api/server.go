@@ -40,6 +40,10 @@ type Server struct {
 	routers   *resource[*weftv1.Router]
 	floating  *resource[*weftv1.FloatingIp]
 	segRanges *resource[*weftv1.SegmentRange]
+
+	groups        *resource[*weftv1.SecurityGroup]
+	rules         *resource[*weftv1.SecurityGroupRule]
+	addressGroups *resource[*weftv1.AddressGroup]
 }
 
 // New makes a Server.
@@ -52,6 +56,9 @@ func New(opts Options) *Server {
 	s.routers.compose = func(r *weftv1.Router, revision int64) { r.ActiveNode, r.Instances = opts.Fleet.Instances(r, revision) }
 	s.floating = newResource(s, record.FloatingIPs(), opts.Fleet.FloatingIP)
 	s.segRanges = newResource(s, record.SegmentRanges(), nil)
+	s.groups = newResource(s, record.SecurityGroups(), nil)
+	s.rules = newResource(s, record.SecurityGroupRules(), nil)
+	s.addressGroups = newResource(s, record.AddressGroups(), nil)
 	return s
 }
 
@@ -67,6 +74,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	weftv1.RegisterRouterServiceServer(r, &routerService{Server: s})
 	weftv1.RegisterFloatingIpServiceServer(r, &floatingIPService{Server: s})
 	weftv1.RegisterSegmentRangeServiceServer(r, &segmentRangeService{Server: s})
+	weftv1.RegisterSecurityGroupServiceServer(r, &securityGroupService{Server: s})
 	weftv1.RegisterNodeServiceServer(r, &nodeService{Server: s})
 	weftv1.RegisterWatchServiceServer(r, &watchService{Server: s})
 }

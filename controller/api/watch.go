@@ -190,6 +190,12 @@ func (w *watcher) event(ctx context.Context, ev *clientv3.Event) (*weftv1.WatchE
 		return w.floatingEvent(ctx, k, ev)
 	case keys.FamilySegmentRange:
 		return changed(ctx, w, w.segRanges, ev)
+	case keys.FamilySecurityGroup:
+		return changed(ctx, w, w.groups, ev)
+	case keys.FamilyRule:
+		return changed(ctx, w, w.rules, ev)
+	case keys.FamilyAddressGroup:
+		return changed(ctx, w, w.addressGroups, ev)
 	case keys.FamilyStatus:
 		return w.statusEvent(ctx, k, ev)
 	case keys.FamilyActive:
@@ -283,6 +289,12 @@ func setObject(out *weftv1.WatchEvent, m messageOf) {
 		out.Object = &weftv1.WatchEvent_FloatingIp{FloatingIp: m}
 	case *weftv1.SegmentRange:
 		out.Object = &weftv1.WatchEvent_SegmentRange{SegmentRange: m}
+	case *weftv1.SecurityGroup:
+		out.Object = &weftv1.WatchEvent_SecurityGroup{SecurityGroup: m}
+	case *weftv1.SecurityGroupRule:
+		out.Object = &weftv1.WatchEvent_SecurityGroupRule{SecurityGroupRule: m}
+	case *weftv1.AddressGroup:
+		out.Object = &weftv1.WatchEvent_AddressGroup{AddressGroup: m}
 	case *weftv1.Node:
 		out.Object = &weftv1.WatchEvent_Node{Node: m}
 	}

@@ -36,7 +36,9 @@ func examine(entries []store.Entry) *auditor {
 	a := &auditor{
 		networks: map[string]*weftv1.Network{}, subnets: map[string]*weftv1.Subnet{}, ports: map[string]*weftv1.Port{},
 		routers: map[string]*weftv1.Router{}, floating: map[string]*weftv1.FloatingIp{},
-		derived: map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{}, agents: map[string]bool{},
+		groups: map[string]*weftv1.SecurityGroup{}, groupRules: map[string]*weftv1.SecurityGroupRule{}, addressGroups: map[string]*weftv1.AddressGroup{},
+		instances: map[string]*weftv1.Instance{},
+		derived:   map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{}, agents: map[string]bool{},
 		subnetsOf: map[string][]*weftv1.Subnet{}, serversOf: map[string][]*weftv1.Port{},
 	}
 	for _, e := range entries {
@@ -48,6 +50,7 @@ func examine(entries []store.Entry) *auditor {
 	a.port()
 	a.router()
 	a.floatingIP()
+	a.securityGroups()
 	a.rules()
 	a.compare()
 	slices.Sort(a.findings)
@@ -61,17 +64,23 @@ type auditor struct {
 	ports    map[string]*weftv1.Port
 	routers  map[string]*weftv1.Router
 	floating map[string]*weftv1.FloatingIp
-	ranges   []*weftv1.SegmentRange
-	plugs    map[string]bool // keys
-	agents   map[string]bool // names of nodes
-	refused  []keys.Key
-	moves    []string // ids of routers that are to move
+
+	groups        map[string]*weftv1.SecurityGroup
+	groupRules    map[string]*weftv1.SecurityGroupRule
+	addressGroups map[string]*weftv1.AddressGroup
+	instances     map[string]*weftv1.Instance // by port
+
+	ranges  []*weftv1.SegmentRange
+	plugs   map[string]bool // keys
+	agents  map[string]bool // names of nodes
+	refused []keys.Key
+	moves   []string // ids of routers that are to move
 
 	// By network: the subnets and the ports of DHCP servers.
 	subnetsOf map[string][]*weftv1.Subnet
 	serversOf map[string][]*weftv1.Port
 
-	// derived are the claims, locators, bindings and active nodes that are stored; expected those that follow from the
+	// derived are the claims, locators, bindings, members and active nodes that are stored; expected those that follow from the
 	// objects.
 	derived, expected map[string]proto.Message
 	findings          []string
@@ -113,7 +122,7 @@ func (a *auditor) load(e store.Entry) {
 
 func idField(m proto.Message) string {
 	switch m := m.(type) {
-	case *storev1.Claim, *storev1.Locator:
+	case *storev1.Claim, *storev1.Locator, *weftv1.Instance: // the id is another's
 		return ""
 	case interface{ GetId() string }:
 		return m.GetId()
@@ -143,6 +152,24 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 		r := &weftv1.SegmentRange{}
 		a.ranges = append(a.ranges, r)
 		return r
+	case keys.FamilySecurityGroup:
+		return put(a.groups, k.ID(), &weftv1.SecurityGroup{})
+	case keys.FamilyRule:
+		return put(a.groupRules, k.ID(), &weftv1.SecurityGroupRule{})
+	case keys.FamilyAddressGroup:
+		return put(a.addressGroups, k.ID(), &weftv1.AddressGroup{})
+	default:
+		return a.derivedSlot(k, key)
+	}
+}
+
+// derivedSlot is slot for what belongs to an object.
+func (a *auditor) derivedSlot(k keys.Key, key string) proto.Message {
+	switch k.Family { //nolint:exhaustive // slot has the objects
+	case keys.FamilyInstance:
+		return put(a.instances, k.ID(), &weftv1.Instance{})
+	case keys.FamilyMember:
+		return put(a.derived, key, proto.Message(&storev1.Member{}))
 	case keys.FamilyLocator:
 		return put(a.derived, key, proto.Message(&storev1.Locator{}))
 	case keys.FamilyClaim:
@@ -158,8 +185,7 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 	case keys.FamilyMove:
 		a.moves = append(a.moves, k.ID())
 	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyPool,
-		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness, keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember,
-		keys.FamilyAddressGroup, keys.FamilyInstance:
+		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness:
 	}
 	return nil
 }
@@ -330,6 +356,7 @@ func (a *auditor) port() {
 		if typed.Host != "" && typed.Host != typed.BoundHost {
 			a.findf("port %s is for %s but bound to %q", id, typed.Host, typed.BoundHost)
 		}
+		a.memberships(typed)
 		if typed.OfRouter() && !a.holds(typed) {
 			a.findf("port %s is of router %s, which does not know it", id, typed.DeviceID)
 		}

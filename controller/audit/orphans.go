@@ -37,7 +37,7 @@ func (o Orphan) Delete(t *txn.Txn) {
 }
 
 // Orphans finds what belongs to nothing among all entries of the store at one revision, in the order of the keys: claims,
-// locators, bindings and active nodes of objects that do not exist, or that are understood and do not have them; wishes to
+// locators, bindings, members, what VMs learn of themselves and active nodes of objects that do not exist, or that are understood and do not have them; wishes to
 // move routers that do not exist; reports and plugs of nodes that are gone, and reports on objects that are. Keys of a shape
 // that is not weft's are not weft's to judge. What belongs to an object that can't be understood is none, and as long as
 // there is any such object nothing is judged by what other objects have.
@@ -49,7 +49,7 @@ func Orphans(entries []store.Entry) []Orphan {
 		if err != nil {
 			continue
 		}
-		if slices.Contains([]keys.Family{keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP}, k.Family) {
+		if slices.Contains(objectFamilies(), k.Family) {
 			f.objects[k.ID()] = &entries[i]
 		}
 	}
@@ -59,6 +59,14 @@ func Orphans(entries []store.Entry) []Orphan {
 		}
 	}
 	return f.orphans
+}
+
+// objectFamilies are the families of what others belong to.
+func objectFamilies() []keys.Family {
+	return []keys.Family{
+		keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP,
+		keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyAddressGroup,
+	}
 }
 
 type finder struct {
@@ -77,6 +85,8 @@ func (f *finder) judge(k keys.Key, e store.Entry) {
 		}
 	case keys.FamilyLocator:
 		f.derivedFrom(e, k.Parts[0], k.ID())
+	case keys.FamilyMember, keys.FamilyInstance:
+		f.derivedFrom(e, keys.KindPort, k.ID())
 	case keys.FamilyHost:
 		f.binding(k, e)
 	case keys.FamilyActive, keys.FamilyMove:

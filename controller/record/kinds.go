@@ -88,3 +88,41 @@ func SegmentRanges() *Kind[*weftv1.SegmentRange] {
 		},
 	}
 }
+
+// SecurityGroups describes security groups.
+func SecurityGroups() *Kind[*weftv1.SecurityGroup] {
+	return &Kind[*weftv1.SecurityGroup]{
+		Name: "security group", Enum: weftv1.Kind_KIND_SECURITY_GROUP, Family: keys.FamilySecurityGroup,
+		Mutable: []string{"name", "description", "stateful"},
+		New:     func() *weftv1.SecurityGroup { return &weftv1.SecurityGroup{} },
+		Scope:   func(*weftv1.SecurityGroup) string { return "" },
+		Header: func(m *weftv1.SecurityGroup) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}
+
+// SecurityGroupRules describes rules, which lie in their security group's scope and never change.
+func SecurityGroupRules() *Kind[*weftv1.SecurityGroupRule] {
+	return &Kind[*weftv1.SecurityGroupRule]{
+		Name: "security group rule", Enum: weftv1.Kind_KIND_SECURITY_GROUP_RULE, Family: keys.FamilyRule, Locator: keys.KindRule, ScopeField: "security_group_id",
+		New:   func() *weftv1.SecurityGroupRule { return &weftv1.SecurityGroupRule{} },
+		Scope: func(m *weftv1.SecurityGroupRule) string { return m.GetSecurityGroupId() },
+		Header: func(m *weftv1.SecurityGroupRule) Header {
+			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}
+
+// AddressGroups describes address groups.
+func AddressGroups() *Kind[*weftv1.AddressGroup] {
+	return &Kind[*weftv1.AddressGroup]{
+		Name: "address group", Enum: weftv1.Kind_KIND_ADDRESS_GROUP, Family: keys.FamilyAddressGroup,
+		Mutable: []string{"name", "description", "addresses"},
+		New:     func() *weftv1.AddressGroup { return &weftv1.AddressGroup{} },
+		Scope:   func(*weftv1.AddressGroup) string { return "" },
+		Header: func(m *weftv1.AddressGroup) Header {
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}

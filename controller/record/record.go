@@ -14,8 +14,8 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// Header points to the fields that all kinds of object share. Project is nil for a kind without projects, Status for one
-// without a status.
+// Header points to the fields that all kinds of object share. Name is nil for a kind without names, Project for one without
+// projects, Status for one without a status.
 type Header struct {
 	ID, Name, Project, Etag *string
 	Created, Updated        **timestamppb.Timestamp
@@ -56,6 +56,9 @@ func (k *Kind[M]) KeyOf(m M) string { return k.Key(k.Scope(m), *k.Header(m).ID) 
 // Label names an object for a person.
 func (k *Kind[M]) Label(m M) string {
 	h := k.Header(m)
+	if h.Name == nil {
+		return fault.Label(k.Name, "", *h.ID)
+	}
 	return fault.Label(k.Name, *h.Name, *h.ID)
 }
 

@@ -13,7 +13,7 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// join checks that claims, locators and bindings are those that follow from the objects: none missing, none twice, none
+// join checks that claims, locators, members and bindings are those that follow from the objects: none missing, none twice, none
 // that belongs to nothing.
 func (s *store) join() findings {
 	j := &joining{store: s, want: map[string]proto.Message{}, found: slices.Clone(s.found)}
@@ -22,6 +22,7 @@ func (s *store) join() findings {
 	j.ports()
 	j.routers()
 	j.floatingIPs()
+	j.groups()
 	j.compare()
 	j.agents()
 	return j.found

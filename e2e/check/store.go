@@ -36,6 +36,12 @@ type store struct {
 	routers  map[string]stored[*weftv1.Router]
 	floating map[string]stored[*weftv1.FloatingIp]
 	ranges   map[string]stored[*weftv1.SegmentRange]
+
+	groups        map[string]stored[*weftv1.SecurityGroup]
+	rules         map[string]stored[*weftv1.SecurityGroupRule]
+	addressGroups map[string]stored[*weftv1.AddressGroup]
+	instances     map[string]stored[*weftv1.Instance] // by port
+
 	active   map[string]stored[*storev1.ActiveRouter]
 	moves    map[string]stored[*storev1.Move]
 	agents   map[string]stored[*storev1.Agent]
@@ -59,6 +65,8 @@ func newStore() *store {
 		networks: map[string]stored[*weftv1.Network]{}, subnets: map[string]stored[*weftv1.Subnet]{},
 		ports: map[string]stored[*weftv1.Port]{}, routers: map[string]stored[*weftv1.Router]{},
 		floating: map[string]stored[*weftv1.FloatingIp]{}, ranges: map[string]stored[*weftv1.SegmentRange]{},
+		groups: map[string]stored[*weftv1.SecurityGroup]{}, rules: map[string]stored[*weftv1.SecurityGroupRule]{},
+		addressGroups: map[string]stored[*weftv1.AddressGroup]{}, instances: map[string]stored[*weftv1.Instance]{},
 		active: map[string]stored[*storev1.ActiveRouter]{}, moves: map[string]stored[*storev1.Move]{},
 		agents: map[string]stored[*storev1.Agent]{}, live: map[string]stored[*storev1.Agent]{},
 		settings: map[string]stored[*storev1.NodeSettings]{}, pools: map[string]stored[*storev1.PoolSettings]{},
@@ -119,6 +127,16 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 		return put(s.routers, k.ID(), key, value, revision, &weftv1.Router{})
 	case keys.FamilySegmentRange:
 		return put(s.ranges, k.ID(), key, value, revision, &weftv1.SegmentRange{})
+	case keys.FamilySecurityGroup:
+		return put(s.groups, k.ID(), key, value, revision, &weftv1.SecurityGroup{})
+	case keys.FamilyRule:
+		return s.scoped(k, key, put(s.rules, k.ID(), key, value, revision, &weftv1.SecurityGroupRule{}))
+	case keys.FamilyAddressGroup:
+		return put(s.addressGroups, k.ID(), key, value, revision, &weftv1.AddressGroup{})
+	case keys.FamilyInstance:
+		return put(s.instances, k.ID(), key, value, revision, &weftv1.Instance{})
+	case keys.FamilyMember:
+		return s.derive(key, value, &storev1.Member{})
 	case keys.FamilyActive:
 		return put(s.active, k.ID(), key, value, revision, &storev1.ActiveRouter{})
 	case keys.FamilyMove:

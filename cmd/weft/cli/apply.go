@@ -21,8 +21,8 @@ const applyLong = `Make what is stored as a file says: create what is missing, c
 name. A field that the file leaves out is left as it is; a list that is given is complete. A second apply of the same
 file changes nothing and says "no changes".
 
-The file is YAML with the keys project, segment_ranges, networks (with their subnets), ports, routers and floating_ips;
-objects refer to each other by name. deploy/examples/fleet.yaml shows all of it. Unknown keys are refused, and so is a
+The file is YAML with the keys project, segment_ranges, networks (with their subnets), address_groups, security_groups
+(with their rules), ports, routers and floating_ips; objects refer to each other by name. deploy/examples/fleet.yaml shows all of it. Unknown keys are refused, and so is a
 change of what can't be changed, before anything is done. An apply that a controller refuses half-way stops there; apply
 the file again once the cause is removed.`
 
@@ -120,6 +120,9 @@ func (c call) current(project string) (fleet.Current, error) {
 		func() error { return fetch(c, client.SegmentRange, all, &cur.SegmentRanges) },
 		func() error { return fetch(c, client.Network, all, &cur.Networks) },
 		func() error { return fetch(c, client.Subnet, all, &cur.Subnets) },
+		func() error { return fetch(c, client.AddressGroup, own, &cur.AddressGroups) },
+		func() error { return fetch(c, client.SecurityGroup, own, &cur.SecurityGroups) },
+		func() error { return fetch(c, client.SecurityGroupRule, own, &cur.Rules) },
 		func() error { return fetch(c, client.Port, own, &cur.Ports) },
 		func() error { return fetch(c, client.Router, own, &cur.Routers) },
 		func() error { return fetch(c, client.FloatingIP, own, &cur.FloatingIPs) },
@@ -174,11 +177,18 @@ func (c call) execute(actions []fleet.Action, log *applyLog) ([]proto.Message, e
 	}
 	var changed []proto.Message
 	for _, id := range order {
-		if _, ok := last[id].(*weftv1.SegmentRange); !ok { // no node has anything to do for it
+		if waits(last[id]) {
 			changed = append(changed, last[id])
 		}
 	}
 	return changed, nil
+}
+
+// waits reports whether there is anything to wait for after a change of an object: a node that says what became of it.
+func waits(m proto.Message) bool {
+	_, subnet := m.(*weftv1.Subnet)
+	_, status := m.(interface{ GetStatus() *weftv1.ObjectStatus })
+	return subnet || status
 }
 
 // applyLog prints what is done: line by line for people, all at the end for programs.

@@ -1,5 +1,5 @@
-// Package cli is the command tree of weft: nouns (network, subnet, port, router, floatingip, segment, node, pool), verbs under
-// them, `apply` for whole files, `watch` for changes, and `backup`, `check` and `collect`, which speak to etcd. It turns arguments into calls
+// Package cli is the command tree of weft: nouns (network, subnet, port, router, floatingip, security-group, address-group,
+// segment, node, pool), verbs under them, `apply` for whole files, `watch` for changes, and `backup`, `check` and `collect`, which speak to etcd. It turns arguments into calls
 // of the API (package client) and answers into text (package render). It holds no rule about networks: the controllers check
 // and refuse, so that every client meets the same rules.
 package cli
@@ -118,7 +118,8 @@ func (a *app) root() *cobra.Command {
 	complete(cmd, "project", cobra.NoFileCompletions)
 	complete(cmd, "timeout", cobra.NoFileCompletions)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.segmentCmd(),
+	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.securityGroupCmd(),
+		a.addressGroupCmd(), a.segmentCmd(),
 		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd())
 	group(cmd)
 	return cmd

@@ -65,7 +65,7 @@ func standard[M proto.Message](a *app, n noun[M]) []*cobra.Command {
 func createCmd[M proto.Message](a *app, n noun[M]) *cobra.Command {
 	flags := rawFlags{}
 	cmd := &cobra.Command{
-		Use: n.createVerb + " " + n.createUse, Short: "Create a " + n.kind.Noun(), Example: n.createExample,
+		Use: n.createVerb + " " + n.createUse, Short: "Create " + n.kind.One(), Example: n.createExample,
 		Args: args(n.createArgs), ValidArgsFunction: n.createComplete,
 		RunE: a.run(func(c call, args []string) error {
 			m, err := n.create(c, args)
@@ -88,7 +88,7 @@ func createCmd[M proto.Message](a *app, n noun[M]) *cobra.Command {
 func updateCmd[M proto.Message](a *app, n noun[M]) *cobra.Command {
 	flags := rawFlags{}
 	cmd := &cobra.Command{
-		Use: "update " + refUse(n.kind), Aliases: []string{"set"}, Short: "Change a " + n.kind.Noun(),
+		Use: "update " + refUse(n.kind), Aliases: []string{"set"}, Short: "Change " + n.kind.One(),
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeArgs(n.kind),
 		RunE: a.run(func(c call, args []string) error {
 			id, err := c.id(n.kind, args[0])
@@ -129,7 +129,7 @@ func (c call) finish(m proto.Message, err error) error {
 
 func (a *app) showCmd(k client.Kind) *cobra.Command {
 	return &cobra.Command{
-		Use: "show " + refUse(k), Short: "Show a " + k.Noun(),
+		Use: "show " + refUse(k), Short: "Show " + k.One(),
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.completeArgs(k),
 		RunE: a.run(func(c call, args []string) error {
 			m, err := c.get(k, args[0])

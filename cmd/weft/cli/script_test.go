@@ -254,7 +254,7 @@ func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
 		{"router move r", "--to is needed"},
 		{"pool set p --ha many", `--ha: "many" is not a number`},
 		{"node cordon", "requires at least 1 arg"},
-		{"watch cats", `"cats" is not one of floatingip, network`},
+		{"watch cats", `"cats" is not one of addressgroup, floatingip, network`},
 		{"apply", "-f is needed"},
 		{"apply -f /does/not/exist", "no such file"},
 	} {

@@ -131,7 +131,7 @@ type SecurityGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID, assigned by the server. Output only.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Not unique, but "default" is the server's.
+	// Not unique, but for "default": only the project's default group is called that.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Default "default". Immutable.
 	Project string `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
@@ -239,7 +239,7 @@ func (x *SecurityGroup) GetUpdateTime() *timestamppb.Timestamp {
 // SecurityGroupRule allows something. Rules don't change: they are created and deleted.
 type SecurityGroupRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// UUID, assigned by the server. Output only.
+	// UUID, assigned by the server: it follows from the group and from what the rule says. Output only.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// UUID.
 	SecurityGroupId string `protobuf:"bytes,2,opt,name=security_group_id,json=securityGroupId,proto3" json:"security_group_id,omitempty"`

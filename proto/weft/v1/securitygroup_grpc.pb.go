@@ -42,6 +42,8 @@ const (
 //
 // SecurityGroupService manages security groups, their rules and address groups; errors as in NetworkService.
 type SecurityGroupServiceClient interface {
+	// One called "default" is the project's default group with its rules, for whoever does not want to wait for the first port
+	// that needs it; ALREADY_EXISTS when it is there.
 	CreateSecurityGroup(ctx context.Context, in *CreateSecurityGroupRequest, opts ...grpc.CallOption) (*SecurityGroup, error)
 	GetSecurityGroup(ctx context.Context, in *GetSecurityGroupRequest, opts ...grpc.CallOption) (*SecurityGroup, error)
 	ListSecurityGroups(ctx context.Context, in *ListSecurityGroupsRequest, opts ...grpc.CallOption) (*ListSecurityGroupsResponse, error)
@@ -216,6 +218,8 @@ func (c *securityGroupServiceClient) DeleteAddressGroup(ctx context.Context, in 
 //
 // SecurityGroupService manages security groups, their rules and address groups; errors as in NetworkService.
 type SecurityGroupServiceServer interface {
+	// One called "default" is the project's default group with its rules, for whoever does not want to wait for the first port
+	// that needs it; ALREADY_EXISTS when it is there.
 	CreateSecurityGroup(context.Context, *CreateSecurityGroupRequest) (*SecurityGroup, error)
 	GetSecurityGroup(context.Context, *GetSecurityGroupRequest) (*SecurityGroup, error)
 	ListSecurityGroups(context.Context, *ListSecurityGroupsRequest) (*ListSecurityGroupsResponse, error)

@@ -29,12 +29,16 @@ const (
 	SegmentRange Kind = "SegmentRange"
 	Node         Kind = "Node"
 	Pool         Kind = "Pool"
+
+	SecurityGroup     Kind = "SecurityGroup"
+	SecurityGroupRule Kind = "SecurityGroupRule"
+	AddressGroup      Kind = "AddressGroup"
 )
 
 // Kinds returns all kinds but Pool, in the order in which one rests on another. Pools come and go with their nodes: they are
 // neither created nor deleted.
 func Kinds() []Kind {
-	return []Kind{SegmentRange, Network, Subnet, Router, Port, FloatingIP, Node}
+	return []Kind{SegmentRange, Network, Subnet, AddressGroup, SecurityGroup, SecurityGroupRule, Router, Port, FloatingIP, Node}
 }
 
 // KindOf is the kind of an object of the API.
@@ -47,15 +51,29 @@ func (k Kind) Noun() string {
 		return "floating IP"
 	case SegmentRange:
 		return "segment range"
+	case SecurityGroup:
+		return "security group"
+	case SecurityGroupRule:
+		return "security group rule"
+	case AddressGroup:
+		return "address group"
 	default:
 		return strings.ToLower(string(k))
 	}
 }
 
+// One is the noun with its article, e.g. "a floating IP".
+func (k Kind) One() string {
+	if strings.ContainsAny(k.Noun()[:1], "aeiou") {
+		return "an " + k.Noun()
+	}
+	return "a " + k.Noun()
+}
+
 func (k Kind) request(verb, suffix string) (protoreflect.Message, error) {
 	m, err := newMessage(protoreflect.FullName("weft.v1." + verb + string(k) + suffix + "Request"))
 	if err != nil {
-		return nil, fmt.Errorf("a %s has no %s: %w", k.Noun(), strings.ToLower(verb), err)
+		return nil, fmt.Errorf("%s has no %s: %w", k.One(), strings.ToLower(verb), err)
 	}
 	return m.ProtoReflect(), nil
 }
@@ -183,8 +201,11 @@ func (c *Client) Resolve(ctx context.Context, k Kind, project, ref string) (stri
 	if _, err := uuid.Parse(ref); err == nil || k == Node || k == Pool {
 		return ref, nil
 	}
-	if ref == "" {
-		return "", fmt.Errorf("the name of a %s is empty", k.Noun())
+	switch {
+	case ref == "":
+		return "", fmt.Errorf("the name of %s is empty", k.One())
+	case k == SecurityGroupRule:
+		return "", fmt.Errorf("%q is not the id of %s, which has no name", ref, k.One())
 	}
 	found, err := c.List(ctx, k, Query{Project: project, Filter: refFilter(k, ref)})
 	if err == nil && len(found) == 0 && k == Network && project != "" {

@@ -26,7 +26,7 @@ floating_ips: [{name: f, port: true}]
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"projekt: unknown key; known are floating_ips, networks, ports, project, routers, segment_ranges",
+		"projekt: unknown key; known are address_groups, floating_ips, networks, ports, project, routers, security_groups, segment_ranges",
 		`networks[0].mtu: expected a number, found "big"`,
 		"networks[0].subnets[0].cdir: unknown key; known are",
 		"networks[0].subnets[1].name: expected text, found 7; put it in quotes",

@@ -20,6 +20,9 @@ type File struct {
 	Ports         []Port         `json:"ports"`
 	Routers       []Router       `json:"routers"`
 	FloatingIPs   []FloatingIP   `json:"floating_ips"`
+
+	AddressGroups  []AddressGroup  `json:"address_groups"`
+	SecurityGroups []SecurityGroup `json:"security_groups"`
 }
 
 // SegmentRange is a wanted weft.v1.SegmentRange. Ranges belong to no project.

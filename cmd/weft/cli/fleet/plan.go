@@ -12,8 +12,8 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// Current is what is stored: every segment range, network and subnet, and the project's ports, routers and floating IPs
-// (of other projects they do no harm).
+// Current is what is stored: every segment range, network and subnet, and the project's ports, routers, floating IPs, groups
+// and rules (of other projects they do no harm).
 type Current struct {
 	SegmentRanges []*weftv1.SegmentRange
 	Networks      []*weftv1.Network
@@ -21,6 +21,10 @@ type Current struct {
 	Ports         []*weftv1.Port
 	Routers       []*weftv1.Router
 	FloatingIPs   []*weftv1.FloatingIp
+
+	AddressGroups  []*weftv1.AddressGroup
+	SecurityGroups []*weftv1.SecurityGroup
+	Rules          []*weftv1.SecurityGroupRule
 }
 
 // Plan returns the steps that lead from what is stored to what the file wants, in the order in which they can be taken,
@@ -35,6 +39,12 @@ func Plan(current Current, want File) ([]Action, error) {
 	}
 	for i, n := range want.Networks {
 		p.network(at("networks", i, n.Name), n)
+	}
+	for i, g := range want.AddressGroups {
+		p.addressGroup(at("address_groups", i, g.Name), g)
+	}
+	for i, g := range want.SecurityGroups {
+		p.securityGroup(at("security_groups", i, g.Name), g)
 	}
 	for i, port := range want.Ports {
 		p.port(at("ports", i, port.Name), port)
@@ -66,6 +76,9 @@ const (
 	phaseSegmentRange
 	phaseNetwork
 	phaseSubnet
+	phaseAddressGroup
+	phaseSecurityGroup
+	phaseRule
 	phasePortAt
 	phaseFloatingIPAt
 	phaseRouter
@@ -75,6 +88,7 @@ const (
 	phaseInterface
 	phaseRoute
 	phaseFloatingIP
+	phaseRemoveRule
 )
 
 type step struct {
@@ -129,6 +143,9 @@ const (
 	nounPort       = "port"
 	nounRouter     = "router"
 	nounFloatingIP = "floating IP"
+
+	nounAddressGroup  = "address group"
+	nounSecurityGroup = "security group"
 )
 
 // declare finds the id of each object of the file, so that references can be followed in any order.
@@ -143,6 +160,12 @@ func (p *planner) declare(want File) {
 		for j, s := range n.Subnets {
 			declareOne(p, where(fmt.Sprintf("%s.subnets[%d] (%s)", w, j, s.Name)), nounSubnet, s.Name, subnetKey(n.Name, s.Name), on)
 		}
+	}
+	for i, g := range want.AddressGroups {
+		declareOne(p, at("address_groups", i, g.Name), nounAddressGroup, g.Name, g.Name, ofProject(p, p.current.AddressGroups))
+	}
+	for i, g := range want.SecurityGroups {
+		declareOne(p, at("security_groups", i, g.Name), nounSecurityGroup, g.Name, g.Name, ofProject(p, p.current.SecurityGroups))
 	}
 	for i, port := range want.Ports {
 		declareOne(p, at("ports", i, port.Name), nounPort, port.Name, port.Name, ofProject(p, p.current.Ports))
@@ -282,8 +305,5 @@ func (p *planner) subnetID(w where, ref string) string {
 }
 
 func (p *planner) portID(w where, ref string) string {
-	if id, ok := p.ids[placeholder(nounPort, ref)]; ok {
-		return id
-	}
-	return pick(p, w, nounPort, ref, byName(ofProject(p, p.current.Ports), ref))
+	return reference(p, w, nounPort, ref, p.current.Ports)
 }

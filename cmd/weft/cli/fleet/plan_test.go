@@ -48,6 +48,14 @@ func TestExampleIsPlannedInOrderAndSettles(t *testing.T) {
 		"created segment range tenant-vlans",
 		"created network ext1", "created network web", "created network db",
 		"created subnet ext1/ext1-v4", "created subnet web/web-v4", "created subnet db/db-v4",
+		"created address group offices",
+		"created security group web", "created security group db", "created security group default",
+		"updated security group web: rule egress ipv4 added",
+		"updated security group web: rule ingress ipv4 tcp ports 80-81 0.0.0.0/0 added",
+		"updated security group web: rule ingress ipv4 tcp port 22 addresses offices added",
+		"updated security group web: rule ingress ipv4 icmp type 8 code 0 added",
+		"updated security group db: rule ingress ipv4 tcp port 5432 group web added",
+		"updated security group db: rule ingress ipv4 group db added",
 		"created port web1", "created port db1",
 		"created floating IP www", // its address is taken before the gateway gets one
 		"created router edge",
@@ -67,7 +75,7 @@ func TestExampleIsPlannedInOrderAndSettles(t *testing.T) {
 	if got := Summary(again); got != "no changes" {
 		t.Errorf("second plan: %s\n%s", got, strings.Join(planned(again), "\n"))
 	}
-	if got := Summary(actions); got != "12 created, 0 updated, 0 unchanged" {
+	if got := Summary(actions); got != "16 created, 0 updated, 0 unchanged" {
 		t.Errorf("summary of the first plan: %s", got)
 	}
 }
@@ -161,6 +169,35 @@ networks: [{name: x}]`, nil},
 			nets + "floating_ips: [{name: f1, network: ext, port: none}]",
 			[]string{"updated floating IP f1: disassociated"},
 		},
+		{
+			"rules in other words are the same",
+			`security_groups: [{name: web, rules: [{direction: ingress, protocol: tcp, port_min: 80}, {direction: egress, remote_cidr: "2001:DB8::1"}]}]`,
+			`security_groups: [{name: web, stateful: true, rules: [{direction: Ingress, family: ipv4, protocol: "6", port_min: 80, port_max: 80}, {direction: egress, family: ipv6, remote_cidr: "2001:db8::1/128"}]}]`,
+			nil,
+		},
+		{
+			"rules are replaced, the new one first",
+			`security_groups: [{name: web, rules: [{direction: ingress, protocol: tcp, port_min: 80}]}]`,
+			`security_groups: [{name: web, rules: [{direction: ingress, protocol: tcp, port_min: 443}]}]`,
+			[]string{"updated security group web: rule ingress ipv4 tcp port 443 added", "updated security group web: rule ingress ipv4 tcp port 80 removed"},
+		},
+		{
+			"rules left out stay",
+			`security_groups: [{name: web, rules: [{direction: egress}]}]`, `security_groups: [{name: web, description: x}]`,
+			[]string{"updated security group web: description"},
+		},
+		{
+			"the default group has rules of its own", "", `security_groups: [{name: default, rules: [{direction: egress}, {direction: ingress, protocol: icmp}]}]`,
+			[]string{
+				"created security group default", "updated security group default: rule ingress ipv4 icmp added",
+				"updated security group default: rule ingress ipv4 group default removed", "updated security group default: rule egress ipv6 removed",
+				"updated security group default: rule ingress ipv6 group default removed",
+			},
+		},
+		{
+			"addresses are a set", `address_groups: [{name: a, addresses: [10.0.0.0/8, 192.0.2.1]}]`,
+			`address_groups: [{name: a, addresses: [192.0.2.1/32, 10.0.0.0/8]}]`, nil,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			first, err := Plan(Current{}, mustParse(t, tc.before))
@@ -248,6 +285,7 @@ func drawFile(t *rapid.T) File {
 		}
 		f.Networks = append(f.Networks, net)
 	}
+	drawGroups(t, &f, pick, some)
 	for _, name := range []string{"p1", "p2", "p3"} {
 		p := Port{Name: name, Network: "n1"}
 		if some("addresses of " + name) {
@@ -279,6 +317,28 @@ func drawFile(t *rapid.T) File {
 		f.FloatingIPs = append(f.FloatingIPs, FloatingIP{Name: name, Network: "ext", Port: &ports[i]})
 	}
 	return f
+}
+
+// drawGroups adds security groups that refer to each other and to an address group.
+func drawGroups(t *rapid.T, f *File, pick func(string, ...string) string, some func(string) bool) {
+	addresses := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"10.0.0.0/8", "192.0.2.1", "2001:db8::/32"}), 0, 3, rapid.ID).Draw(t, "addresses")
+	f.AddressGroups = []AddressGroup{{Name: "a", Addresses: append([]string{}, addresses...)}}
+	for _, name := range []string{"g1", "default"} {
+		g := SecurityGroup{Name: name}
+		if some("rules of " + name) {
+			g.Rules = []Rule{}
+		}
+		for _, r := range []Rule{
+			{Direction: "egress"},
+			{Direction: "ingress", RemoteGroup: pick("remote of "+name, "g1", "default")},
+			{Direction: "ingress", Protocol: pick("protocol of "+name, "tcp", "6", "udp"), PortMin: proto.Uint32(1), RemoteAddressGroup: "a"},
+		} {
+			if g.Rules != nil && some("rule") {
+				g.Rules = append(g.Rules, r)
+			}
+		}
+		f.SecurityGroups = append(f.SecurityGroups, g)
+	}
 }
 
 func TestAnyFileAppliedAfterAnyOtherSettles(t *testing.T) {

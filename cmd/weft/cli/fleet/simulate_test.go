@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/weft-sdn/weft/controller/secgroup"
+	"github.com/weft-sdn/weft/proto/model"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -76,9 +78,40 @@ func (s *simulator) call(a Action, req proto.Message) {
 	case *weftv1.CreateFloatingIpRequest:
 		r.FloatingIp.Id = s.id(a)
 		s.cur.FloatingIPs = append(s.cur.FloatingIPs, r.GetFloatingIp())
+	case *weftv1.CreateAddressGroupRequest:
+		r.AddressGroup.Id = s.id(a)
+		s.cur.AddressGroups = append(s.cur.AddressGroups, r.GetAddressGroup())
+	case *weftv1.CreateSecurityGroupRequest:
+		s.group(a, r.GetSecurityGroup())
 	default:
 		s.change(req)
 	}
+}
+
+// group makes a security group; the default group has its id and rules by itself.
+func (s *simulator) group(a Action, g *weftv1.SecurityGroup) {
+	g.Id = s.id(a)
+	if g.GetName() == model.DefaultGroup {
+		made, rules, err := secgroup.Default(g.GetProject(), nil)
+		if err != nil {
+			s.t.Fatalf("%v", err)
+		}
+		g.Id = made.GetId()
+		s.ids[a.Placeholder] = g.GetId()
+		s.cur.Rules = append(s.cur.Rules, rules...)
+	}
+	s.cur.SecurityGroups = append(s.cur.SecurityGroups, g)
+}
+
+// rule makes a rule in its stored form, with an id as the API gives it.
+func (s *simulator) rule(r *weftv1.SecurityGroupRule) {
+	r.Id = r.GetSecurityGroupId() + " " + (&planner{}).ruleText(r)
+	for _, have := range s.cur.Rules {
+		if have.GetId() == r.GetId() {
+			s.t.Fatalf("the rule is there already: %v", have)
+		}
+	}
+	s.cur.Rules = append(s.cur.Rules, r)
 }
 
 func (s *simulator) change(req proto.Message) {
@@ -111,6 +144,18 @@ func (s *simulator) change(req proto.Message) {
 	case *weftv1.RemoveRouterRouteRequest:
 		router := s.router(r.GetRouterId())
 		router.Routes = slices.DeleteFunc(router.Routes, func(x *weftv1.Route) bool { return proto.Equal(x, r.GetRoute()) })
+	case *weftv1.UpdateAddressGroupRequest:
+		update(s, s.cur.AddressGroups, r.GetAddressGroup(), r.GetUpdateMask().GetPaths())
+	case *weftv1.UpdateSecurityGroupRequest:
+		update(s, s.cur.SecurityGroups, r.GetSecurityGroup(), r.GetUpdateMask().GetPaths())
+	case *weftv1.CreateSecurityGroupRuleRequest:
+		s.rule(r.GetSecurityGroupRule())
+	case *weftv1.DeleteSecurityGroupRuleRequest:
+		had := len(s.cur.Rules)
+		s.cur.Rules = slices.DeleteFunc(s.cur.Rules, func(x *weftv1.SecurityGroupRule) bool { return x.GetId() == r.GetId() })
+		if len(s.cur.Rules) != had-1 {
+			s.t.Fatalf("there is no rule %q", r.GetId())
+		}
 	default:
 		s.t.Fatalf("no such call: %T", req)
 	}

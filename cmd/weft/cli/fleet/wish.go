@@ -85,7 +85,7 @@ func same(field string, stored, wanted protoreflect.Message) bool {
 	switch field {
 	case "fixed_ips":
 		return sameFixedIPs(fixedIPsOf(stored), fixedIPsOf(wanted))
-	case "admin_state_up", "enable_dhcp": // unset means true
+	case "admin_state_up", "enable_dhcp", "stateful": // unset means true
 		return orTrue(stored, field) == orTrue(wanted, field)
 	}
 	return slices.Equal(texts(stored, field), texts(wanted, field))
