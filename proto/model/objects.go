@@ -59,7 +59,7 @@ func NetworkFrom(n *weftv1.Network) (Network, error) {
 	if out.MTU != 0 && (out.MTU < MinMTU || out.MTU > MaxMTU) {
 		c.addf("mtu", "%d is not in %d..%d", out.MTU, MinMTU, MaxMTU)
 	}
-	if !validDomain(out.Domain) {
+	if !ValidDomain(out.Domain) {
 		c.addf("dns_domain", "%q is not a domain name", out.Domain)
 	}
 	return out, c.err()

@@ -71,7 +71,7 @@ var (
 func ValidUUID(s string) bool { return uuidPattern.MatchString(s) }
 
 // ValidNodeName reports whether s can name a node: DNS labels, at most 63 characters (RFC 1123 section 2.1).
-func ValidNodeName(s string) bool { return len(s) <= 63 && validDomain(s) }
+func ValidNodeName(s string) bool { return len(s) <= 63 && ValidDomain(s) }
 
 // ValidPhysicalNetwork reports whether s can name a physical network.
 func ValidPhysicalNetwork(s string) bool { return physnetPattern.MatchString(s) }
@@ -79,7 +79,8 @@ func ValidPhysicalNetwork(s string) bool { return physnetPattern.MatchString(s) 
 // ValidPool reports whether s can name a pool of network nodes: what can name a node can.
 func ValidPool(s string) bool { return ValidNodeName(s) }
 
-func validDomain(s string) bool {
+// ValidDomain reports whether s is a domain name (RFC 1123, section 2.1), or part of one.
+func ValidDomain(s string) bool {
 	if len(s) > 253 {
 		return false
 	}
