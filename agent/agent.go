@@ -22,6 +22,7 @@ import (
 	"github.com/weft-sdn/weft/agent/ovs"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/mirror"
 	"github.com/weft-sdn/weft/proto/schema"
@@ -126,14 +127,18 @@ type Agent struct {
 // Run runs an agent until the context ends. It leaves everything on the host as it is then: traffic goes on, and the next
 // agent adopts it. The error says what kept it from starting.
 func Run(ctx context.Context, o Options) error {
-	client, err := store.Dial(o.Config.Etcd)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	credential, err := credentialOf(ctx, o.Config, o.Log)
+	if err != nil {
+		return err
+	}
+	client, err := store.Dial(o.Config.Etcd, credential)
 	if err != nil {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // nothing is pending
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	a, err := newAgent(ctx, o, store.New(client))
+	a, err := newAgent(ctx, o, credential, store.New(client))
 	if err != nil {
 		return err
 	}
@@ -156,7 +161,7 @@ func Run(ctx context.Context, o Options) error {
 // others. See workers.
 const maxBuilds = 8
 
-func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
+func newAgent(ctx context.Context, o Options, credential *identity.Credential, s *store.Store) (*Agent, error) {
 	client, err := ovs.Start(ovs.Options{Endpoint: o.Config.OVSDB, Logger: o.Log})
 	if err != nil {
 		return nil, err
@@ -191,12 +196,15 @@ func newAgent(ctx context.Context, o Options, s *store.Store) (*Agent, error) {
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
 	a.bridges.drifted, a.bridges.post = a.bridgeDrifted, a.post
 	services.metrics, a.publisher.metrics = metrics, metrics
-	a.peering = newPeering(o.Config, services.ns.Run, o.Log)
+	a.peering = newPeering(o.Config, credential, services.ns.Run, o.Log)
 	services.remade = a.peering.reopen
 	if a.takeover.keeper != nil {
 		a.takeover.keeper.flush = a.peering.flush
 	}
-	return a, metrics.observe(a)
+	if credential != nil {
+		err = metrics.registry.Register(credential)
+	}
+	return a, errors.Join(err, metrics.observe(a))
 }
 
 // mailbox takes what is to be done in the loop.

@@ -40,7 +40,7 @@ func newSite(t *testing.T) *site {
 	s.store = s.etcd.Store()
 	s.etcd.Prepare()
 	s.cfg = Config{
-		Node: "n1", Etcd: []string{s.etcd.Endpoint()}, TunnelIP: "127.0.0.1", DatapathType: "netdev",
+		Node: "n1", Insecure: true, Etcd: []string{s.etcd.Endpoint()}, TunnelIP: "127.0.0.1", DatapathType: "netdev",
 		BridgeMappings: map[string]string{"tenant": "br-tenant"}, StateDir: t.TempDir(),
 		OVSDB: s.ovs.Endpoint(), OVSRunDir: s.ovs.Dir(),
 	}

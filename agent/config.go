@@ -51,9 +51,15 @@ type Config struct {
 	BFDMultiplier int `json:"bfd_multiplier"`
 	// PeerAddress is where a network node's agent is reached by those of its pool, IP:port: gossip by UDP and TCP, and the
 	// replication of connections by TCP one port higher. PeerKeyFile is the file with the fleet's keys, as package
-	// agent/peer describes it. Without both, a router that moves loses its connections, and the node says so.
+	// agent/peer describes it (default peer.key in TLSDir). Without both, a router that moves loses its connections, and the
+	// node says so.
 	PeerAddress string `json:"peer_address"`
 	PeerKeyFile string `json:"peer_key_file"`
+	// TLSDir is the folder of the node's credential, as package proto/identity describes it and `weft pki issue` makes it
+	// (default /etc/weft/tls). Insecure goes without: etcd is spoken to in the clear, and whoever has a key of PeerKeyFile
+	// is a peer.
+	TLSDir   string `json:"tls_dir"`
+	Insecure bool   `json:"insecure"`
 	// StateDir holds what must outlive the agent (default /var/lib/weft).
 	StateDir string `json:"state_dir"`
 	// OVSDB is the database's endpoint (default unix:/var/run/openvswitch/db.sock), OVSRunDir the directory of the
@@ -77,6 +83,7 @@ func (c *Config) Defaults() {
 	}{
 		{&c.DatapathType, "system"},
 		{&c.Pool, "default"},
+		{&c.TLSDir, "/etc/weft/tls"},
 		{&c.StateDir, "/var/lib/weft"},
 		{&c.OVSDB, "unix:/var/run/openvswitch/db.sock"},
 		{&c.OVSRunDir, "/var/run/openvswitch"},
@@ -85,6 +92,9 @@ func (c *Config) Defaults() {
 		if *d.field == "" {
 			*d.field = d.value
 		}
+	}
+	if c.PeerKeyFile == "" && !c.Insecure {
+		c.PeerKeyFile = filepath.Join(c.TLSDir, "peer.key")
 	}
 	if len(c.Roles) == 0 {
 		c.Roles = []string{RoleCompute}
@@ -109,7 +119,8 @@ func (c *Config) Validate() error {
 		}
 	}
 	check(model.ValidNodeName(c.Node), "node: %q is not a node name (letters, digits, '-' and '.', at most 63)", c.Node)
-	check(len(c.Etcd) > 0, "etcd: give at least one endpoint, such as http://10.0.0.1:2379")
+	check(len(c.Etcd) > 0, "etcd: give at least one endpoint, such as https://10.0.0.1:2379")
+	check(filepath.IsAbs(c.TLSDir), "tls_dir: %q is not an absolute path", c.TLSDir)
 	if c.TunnelIP != "" {
 		ip, err := netip.ParseAddr(c.TunnelIP)
 		check(err == nil && ip.Is4(), "tunnel_ip: %q is not an IPv4 address", c.TunnelIP)

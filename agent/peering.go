@@ -20,6 +20,7 @@ import (
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/replica"
 	"github.com/weft-sdn/weft/agent/view"
+	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/keys"
 )
 
@@ -27,7 +28,8 @@ import (
 // Both are off without the fleet's key; it is tried again now and then. Its methods may be called concurrently.
 type peering struct {
 	node, file string
-	at         netip.AddrPort // of gossip; replication is one port higher
+	credential *identity.Credential // nil where TLS is off: then who has a key is a peer
+	at         netip.AddrPort       // of gossip; replication is one port higher
 	enter      func(string, func() error) error
 	log        *slog.Logger
 	cancel     context.CancelFunc
@@ -49,13 +51,13 @@ type peering struct {
 const keyPeriod = 5 * time.Second
 
 // newPeering starts it, if the node takes part; nil if it holds no routers.
-func newPeering(cfg Config, enter func(string, func() error) error, log *slog.Logger) *peering {
+func newPeering(cfg Config, credential *identity.Credential, enter func(string, func() error) error, log *slog.Logger) *peering {
 	if !cfg.keepsRouters() {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &peering{
-		node: cfg.Node, file: cfg.PeerKeyFile, enter: enter, log: log, cancel: cancel, done: make(chan struct{}),
+		node: cfg.Node, file: cfg.PeerKeyFile, credential: credential, enter: enter, log: log, cancel: cancel, done: make(chan struct{}),
 		roles: map[string]replica.Assignment{}, peers: map[string]string{},
 	}
 	p.at, _ = netip.ParseAddrPort(cfg.PeerAddress) // checked by Config.Validate; invalid when there is none
@@ -129,9 +131,11 @@ func (p *peering) open() error {
 // begin starts gossip and replication, and tells the latter the roles that are known.
 func (p *peering) begin(ring *peer.Keyring) error {
 	at := netip.AddrPortFrom(p.at.Addr(), p.at.Port()+1)
-	r, err := replica.New(replica.Options{
-		Node: p.node, Enter: p.enter, Listen: at.String(), TLS: ring.TLS(), Verify: ring.Verify, Log: p.log,
-	})
+	var trust replica.Trust = ring
+	if p.credential != nil {
+		trust = peer.Certificates{Credential: p.credential}
+	}
+	r, err := replica.New(replica.Options{Node: p.node, Enter: p.enter, Listen: at.String(), Trust: trust, Log: p.log})
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func freePort(t *testing.T) string {
 func testPeering(t *testing.T, cfg Config, enter func(string, func() error) error) *peering {
 	t.Helper()
 	cfg.Roles = []string{RoleNetwork}
-	p := newPeering(cfg, enter, slog.New(slog.DiscardHandler))
+	p := newPeering(cfg, nil, enter, slog.New(slog.DiscardHandler))
 	t.Cleanup(p.close)
 	return p
 }
@@ -73,7 +73,7 @@ func TestANetworkNodeWithoutAKeySaysThatItDoesNotReplicateAndBeginsWhenItHasOne(
 			t.Errorf("%q at %q, want %q", got, p.address(), want)
 		}
 	}
-	if p := newPeering(Config{Node: "c1", Roles: []string{RoleCompute}}, nil, nil); len(p.problems()) != 0 || p.address() != "" {
+	if p := newPeering(Config{Node: "c1", Roles: []string{RoleCompute}}, nil, nil, nil); len(p.problems()) != 0 || p.address() != "" {
 		t.Errorf("a compute node: %v", p.problems())
 	}
 	m, err := netns.New(netns.Options{StateDir: t.TempDir()})

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -25,6 +27,7 @@ import (
 	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
 	"github.com/weft-sdn/weft/controller/metrics"
+	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 )
@@ -33,6 +36,9 @@ import (
 type Options struct {
 	// Client is the etcd to work on; it stays the caller's to close, after the controller.
 	Client *clientv3.Client
+	// Credential is what callers know the controller by and it knows them by: admins alone, but on unix sockets everybody
+	// whom their permissions let in. nil: everybody anywhere.
+	Credential *identity.Credential
 	// UnderlayMTU as in api.Options.
 	UnderlayMTU int
 	Log         *slog.Logger
@@ -44,6 +50,14 @@ type Options struct {
 	Metrics *prometheus.Registry
 	// Observe, if not nil, is told whenever the replica begins or ends to lead; see leader.Options.
 	Observe func(leader.State)
+}
+
+// transport is how callers are known.
+func (o *Options) transport() credentials.TransportCredentials {
+	if o.Credential == nil {
+		return insecure.NewCredentials()
+	}
+	return o.Credential.Serving(identity.Admin)
 }
 
 // LeaderService is the name under which the gRPC health service says whether a replica leads: SERVING or NOT_SERVING.
@@ -92,7 +106,7 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.server = newServer(opts.Log, m)
+	c.server = newServer(opts.transport(), opts.Log, m)
 	api.New(api.Options{
 		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Ending: background.Done(),
 	}).Register(c.server)

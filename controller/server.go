@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -26,8 +27,9 @@ const (
 	longWait    = time.Second
 )
 
-func newServer(log *slog.Logger, m *metrics.Metrics) *grpc.Server {
+func newServer(creds credentials.TransportCredentials, log *slog.Logger, m *metrics.Metrics) *grpc.Server {
 	return grpc.NewServer(
+		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

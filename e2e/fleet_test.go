@@ -2,9 +2,7 @@ package e2e_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -525,23 +523,7 @@ func (f *fleet) weft(ctx context.Context, args ...string) (string, error) {
 // etcd is a client of the lab's store, which a scenario uses to do what the API would never do.
 func (f *fleet) etcd() *clientv3.Client {
 	f.t.Helper()
-	hosts, err := f.Hosts()
-	f.must(err)
-	i := slices.IndexFunc(hosts, func(h lab.HostInfo) bool { return h.Kind == lab.EtcdMember })
-	if i < 0 {
-		f.t.Fatal("the lab has no etcd of its own")
-	}
-	member := f.host(hosts[i].Name)
-	dial := func(ctx context.Context, address string) (conn net.Conn, err error) {
-		return conn, errors.Join(member.Do(func() error {
-			// A fallback would dial on another thread, outside of the host.
-			conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, "tcp", address)
-			return nil
-		}), err)
-	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: patience, DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
-	})
+	client, err := f.Etcd()
 	f.must(err)
 	f.t.Cleanup(func() { client.Close() })
 	return client

@@ -1,7 +1,9 @@
-// Package peer holds the secret that the agents of a fleet share and makes of it what proves that a peer has it too: the
-// keys of gossip, and TLS configurations that let only holders in. It neither listens nor dials (agent/gossip and
-// agent/replica do), it does not tell one node from another, and it is no certificate authority: whoever has a key is a
-// peer.
+// Package peer says how the agents of a fleet know each other. It neither listens nor dials (agent/gossip and agent/replica
+// do), and it issues nothing.
+//
+// Where nodes have certificates (proto/identity), a connection speaks for the node of its certificate alone: Certificates.
+// A Keyring holds the secret that all agents share and makes of it the keys of gossip and, for a fleet without certificates,
+// TLS configurations that let only holders in: those do not tell one node from another.
 //
 // # The key file
 //
@@ -194,6 +196,12 @@ func (k *Keyring) String() string { return "keys of " + k.path }
 // GoString is String: %#v prints no secret either.
 func (k *Keyring) GoString() string { return k.String() }
 
+// Client is TLS: one holder of a key is like another.
+func (k *Keyring) Client(string) *tls.Config { return k.TLS() }
+
+// Server is TLS.
+func (k *Keyring) Server() *tls.Config { return k.TLS() }
+
 // TLS is the configuration of both ends of a connection: TLS 1.3, each end proves that it holds a key. It follows what
 // Reload reads. A client learns that it was refused only when it first reads (RFC 8446, 4.4.4).
 func (k *Keyring) TLS() *tls.Config {
@@ -202,7 +210,7 @@ func (k *Keyring) TLS() *tls.Config {
 		// There are no names or authorities to check: Verify decides by the public key.
 		InsecureSkipVerify: true,
 		ClientAuth:         tls.RequireAnyClientCert,
-		VerifyConnection:   k.Verify,
+		VerifyConnection:   func(state tls.ConnectionState) error { return k.Verify(state, "") },
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return &k.current()[0].certificate, nil
 		},
@@ -214,8 +222,8 @@ func (k *Keyring) TLS() *tls.Config {
 }
 
 // Verify returns ErrStranger unless the other end of the connection holds one of the keys as they are now: call it
-// again after a Reload to find the connections that a removed key had let in.
-func (k *Keyring) Verify(state tls.ConnectionState) error {
+// again after a Reload to find the connections that a removed key had let in. Which node it is can't be told.
+func (k *Keyring) Verify(state tls.ConnectionState, _ string) error {
 	if len(state.PeerCertificates) != 1 {
 		return ErrStranger
 	}

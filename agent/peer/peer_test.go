@@ -159,7 +159,7 @@ func TestAKeyThatIsRemovedLetsNobodyInAnyMore(t *testing.T) {
 	server, old := k.TLS(), load(t, secret('b'), secret('a')).TLS()
 	var state tls.ConnectionState
 	watched := server.Clone()
-	watched.VerifyConnection = func(s tls.ConnectionState) error { state = s; return k.Verify(s) }
+	watched.VerifyConnection = func(s tls.ConnectionState) error { state = s; return k.Verify(s, "") }
 	if ce, se := talk(t, old, watched); ce != nil || se != nil {
 		t.Fatalf("before: %v, %v", ce, se)
 	}
@@ -170,7 +170,7 @@ func TestAKeyThatIsRemovedLetsNobodyInAnyMore(t *testing.T) {
 	if changed, err := k.Reload(); changed || err != nil {
 		t.Errorf("reload of the same: %v, %v", changed, err)
 	}
-	if err := k.Verify(state); !errors.Is(err, peer.ErrStranger) {
+	if err := k.Verify(state, ""); !errors.Is(err, peer.ErrStranger) {
 		t.Errorf("an open connection of the removed key is still a peer's: %v", err)
 	}
 	if _, se := talk(t, old, server); !errors.Is(se, peer.ErrStranger) {

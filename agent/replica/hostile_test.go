@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/weft-sdn/weft/agent/peer"
 	"github.com/weft-sdn/weft/agent/replica"
+	"github.com/weft-sdn/weft/proto/identity"
+	"github.com/weft-sdn/weft/proto/identity/pki"
 )
 
 // hello is the first frame of a peer, as the format has it.
@@ -47,6 +51,71 @@ func refused(c *tls.Conn, b []byte) error {
 		return fmt.Errorf("still open, and answered %x", rest)
 	}
 	return nil
+}
+
+// credentials are the certificates of nodes of one fleet.
+func credentials(t *testing.T, nodes ...string) map[string]peer.Certificates {
+	t.Helper()
+	authority, err := pki.Init(filepath.Join(t.TempDir(), "pki"), pki.Given{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]peer.Certificates{}
+	for _, node := range nodes {
+		folder, err := authority.Issue(pki.Request{Identity: identity.Identity{Role: identity.Node, Name: node}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := identity.Load(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[node] = peer.Certificates{Credential: c}
+	}
+	return out
+}
+
+func TestANodesCertificateSpeaksForThatNodeAlone(t *testing.T) {
+	l := newLab(t)
+	nodes := credentials(t, "a", "b", "c")
+	l.optionsA.Trust, l.optionsB.Trust = nodes["a"], nodes["b"]
+	l.start()
+	l.traffic(4000)
+	l.synced()
+	l.alike()
+	had := fmt.Sprint(l.listing(l.b))
+	end := binary.BigEndian.AppendUint64(append([]byte{byte(len(router))}, router...), 9)
+	everything := append(append(hello("a"), frame(3, end...)...), frame(4, end...)...) // begin and end: nothing is left
+	if err := refused(dial(t, l.nodeB.Addr(), nodes["c"].Client("b")), everything); err != nil {
+		t.Errorf("node c says that it is a: %v", err)
+	}
+	strangers := credentials(t, "a")
+	foreign := strangers["a"].Client("b")
+	foreign.InsecureSkipVerify = true // it would talk to anybody
+	if err := refused(dial(t, l.nodeB.Addr(), foreign), everything); err != nil {
+		t.Errorf("node a of another fleet: %v", err)
+	}
+	l.eventually("both are counted", func() string {
+		if n := l.nodeB.Stats().Rejected; n != 2 {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
+	if have := fmt.Sprint(l.listing(l.b)); have != had {
+		t.Errorf("the entries of b have changed:\n%s\nbefore:\n%s", have, had)
+	}
+	// The other way round: what dials b gets to c.
+	c := l.optionsB
+	c.Node, c.Trust, c.Enter = "b", nodes["c"], l.ns.Run
+	impostor, err := replica.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(impostor.Close)
+	conn := dial(t, impostor.Addr(), nodes["a"].Client("b"))
+	if err := conn.Handshake(); err == nil {
+		t.Error("node a took c for b")
+	}
 }
 
 func TestAPeerWithoutTheKeyChangesNothing(t *testing.T) {

@@ -187,7 +187,10 @@ func (l *lab) start() {
 
 func (l *lab) replicator(o replica.Options) *replica.Replicator {
 	l.t.Helper()
-	o.Enter, o.TLS, o.Verify = l.ns.Run, l.keys.TLS(), l.keys.Verify
+	o.Enter = l.ns.Run
+	if o.Trust == nil {
+		o.Trust = l.keys
+	}
 	if testing.Verbose() {
 		o.Log = slog.New(slog.NewTextHandler(l.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -123,7 +123,7 @@ func (l *link) verify() {
 	l.mu.Lock()
 	conn := l.conn
 	l.mu.Unlock()
-	if conn != nil && l.r.o.Verify(conn.ConnectionState()) != nil {
+	if conn != nil && l.r.o.Trust.Verify(conn.ConnectionState(), l.node) != nil {
 		l.drop()
 	}
 }
@@ -284,7 +284,7 @@ func (l *link) session() error {
 	}
 	defer raw.Close()
 	defer context.AfterFunc(l.ctx, func() { raw.Close() })() // whatever it waits for then
-	conn := tls.Client(raw, l.r.o.TLS)
+	conn := tls.Client(raw, l.r.o.Trust.Client(l.node))
 	in := newReader(conn)
 	if err := l.greet(conn, in); err != nil {
 		return err
@@ -321,6 +321,9 @@ func (l *link) greet(conn *tls.Conn, in *reader) error {
 		return err
 	case f.kind != kindHello || f.name != l.node:
 		return fmt.Errorf("answered by %q, not by node %s: is its peer_address right?", f.name, l.node)
+	}
+	if err := l.r.o.Trust.Verify(conn.ConnectionState(), l.node); err != nil {
+		return err
 	}
 	return conn.SetDeadline(time.Time{})
 }

@@ -7,7 +7,7 @@
 // # How
 //
 // A node dials each peer that stands by for a router it forwards for: one connection per sender and receiver, whatever the
-// number of routers, with TLS by which either end proves to be of the fleet (agent/peer). The receiver says which
+// number of routers, with TLS by which either end proves who it is (agent/peer). The receiver says which
 // routers it wants. The sender reads the kernel's events of a router that somebody wants and nobody's else; a receiver
 // gets first everything there is, then what changes, and from time to time everything again: that heals what was lost and
 // keeps timeouts going that a packet renews without an event.
@@ -78,6 +78,16 @@ const (
 	DefaultRefresh = time.Minute
 )
 
+// Trust is how a node proves who it is, and finds out who is there. Its methods are called concurrently.
+type Trust interface {
+	// Client is the configuration for a connection that is made now to a node, Server that for those that come.
+	Client(node string) *tls.Config
+	Server() *tls.Config
+	// Verify says whether the other end of a connection may speak for a node. It is asked when one has been made and, of
+	// open ones, now and then; its error ends the connection.
+	Verify(state tls.ConnectionState, node string) error
+}
+
 // Options is what a Replicator needs.
 type Options struct {
 	// Node is this node's name.
@@ -86,11 +96,9 @@ type Options struct {
 	Enter func(namespace string, fn func() error) error
 	// Listen is the address to be reached at, host:port.
 	Listen string
-	// TLS is the configuration of both ends; Verify is asked of open connections now and then, and its error ends one:
-	// peer.Keyring's.
-	TLS    *tls.Config
-	Verify func(tls.ConnectionState) error
-	Log    *slog.Logger // nothing is logged if nil
+	// Trust is how peers know each other: agent/peer.
+	Trust Trust
+	Log   *slog.Logger // nothing is logged if nil
 
 	Entries int           // at most of one router; DefaultEntries if 0
 	Queue   int           // bytes of changes that wait for one peer at most; DefaultQueue if 0
@@ -156,8 +164,8 @@ type router struct {
 
 // New listens and starts. Close ends it.
 func New(o Options) (*Replicator, error) {
-	if o.Node == "" || o.Enter == nil || o.TLS == nil || o.Verify == nil {
-		return nil, errors.New("replica: Options.Node, Enter, TLS and Verify are required")
+	if o.Node == "" || o.Enter == nil || o.Trust == nil {
+		return nil, errors.New("replica: Options.Node, Enter and Trust are required")
 	}
 	for _, d := range []struct {
 		field *int
@@ -514,7 +522,7 @@ func (r *Replicator) mind() {
 			}
 		}
 		for _, in := range r.inbound {
-			if r.o.Verify(in.conn.ConnectionState()) != nil {
+			if r.o.Trust.Verify(in.conn.ConnectionState(), in.node) != nil {
 				in.close()
 			}
 		}

@@ -327,7 +327,7 @@ func TestANamespaceThatWasMadeAnewIsFollowed(t *testing.T) {
 		}
 		return m.Run(ns, fn)
 	}
-	o.TLS, o.Verify = l.keys.TLS(), l.keys.Verify
+	o.Trust = l.keys
 	node, err := replica.New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -281,7 +281,7 @@ func (r *Replicator) serve(raw net.Conn) {
 	defer raw.Close()
 	stop := contextCloser(r, raw)
 	defer stop()
-	in := &inbound{r: r, conn: tls.Server(raw, r.o.TLS), wake: make(chan struct{}, 1), asked: map[string]bool{}}
+	in := &inbound{r: r, conn: tls.Server(raw, r.o.Trust.Server()), wake: make(chan struct{}, 1), asked: map[string]bool{}}
 	frames := newReader(in.conn)
 	if err := in.greet(frames); err != nil {
 		r.n.rejected.Add(1)
@@ -332,6 +332,9 @@ func (in *inbound) greet(frames *reader) error {
 		return fmt.Errorf("%w: kind %d before hello", errFrame, f.kind)
 	case f.name == in.r.o.Node:
 		return errors.New("it comes from this node")
+	}
+	if err := in.r.o.Trust.Verify(in.conn.ConnectionState(), f.name); err != nil {
+		return fmt.Errorf("it says it is node %s: %w", f.name, err)
 	}
 	in.node = f.name
 	if _, err := in.conn.Write(appendHello(nil, in.r.o.Node, f.name)); err != nil {

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -66,6 +67,8 @@ func command() *cobra.Command {
 	f.StringVar(&file, "config", "", "configuration file (YAML)")
 	f.StringVar(&flags.Node, "node", "", "the node's name")
 	f.StringSliceVar(&flags.Etcd, "etcd", nil, "etcd endpoints")
+	f.StringVar(&flags.TLSDir, "tls-dir", "", "folder of the node's certificate, its key and the authorities to trust")
+	f.BoolVar(&flags.Insecure, "insecure", false, "go without TLS: whoever reaches etcd can do anything to the fleet")
 	f.StringVar(&flags.TunnelIP, "tunnel-ip", "", "local end of tunnels")
 	f.StringArrayVar(&mappings, "bridge-mapping", nil, "physnet:bridge, may be given several times")
 	f.StringVar(&flags.DatapathType, "datapath-type", "", "system or netdev")
@@ -89,7 +92,7 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 	}
 	for name, field := range map[string]*string{
 		"NODE": &cfg.Node, "TUNNEL_IP": &cfg.TunnelIP, "DATAPATH_TYPE": &cfg.DatapathType, "STATE_DIR": &cfg.StateDir,
-		"PEER_ADDRESS": &cfg.PeerAddress, "PEER_KEY_FILE": &cfg.PeerKeyFile,
+		"TLS_DIR": &cfg.TLSDir, "PEER_ADDRESS": &cfg.PeerAddress, "PEER_KEY_FILE": &cfg.PeerKeyFile,
 		"OVSDB": &cfg.OVSDB, "OVS_RUN_DIR": &cfg.OVSRunDir, "LOG_LEVEL": &cfg.LogLevel, "METRICS_LISTEN": &cfg.MetricsListen,
 	} {
 		if value, ok := env("WEFT_AGENT_" + name); ok {
@@ -99,6 +102,12 @@ func load(file string, env func(string) (string, bool)) (agent.Config, error) {
 	for name, field := range map[string]*[]string{"ETCD": &cfg.Etcd, "ROLES": &cfg.Roles} {
 		if value, ok := env("WEFT_AGENT_" + name); ok {
 			*field = strings.Split(value, ",")
+		}
+	}
+	if value, ok := env("WEFT_AGENT_INSECURE"); ok {
+		var err error
+		if cfg.Insecure, err = strconv.ParseBool(value); err != nil {
+			return cfg, fmt.Errorf("environment variable WEFT_AGENT_INSECURE: %q is neither true nor false", value)
 		}
 	}
 	if value, ok := env("WEFT_AGENT_BRIDGE_MAPPINGS"); ok {
@@ -135,6 +144,8 @@ func override(cfg *agent.Config, cmd *cobra.Command, flags agent.Config, mapping
 		"tunnel-ip":     func() { cfg.TunnelIP = flags.TunnelIP },
 		"datapath-type": func() { cfg.DatapathType = flags.DatapathType },
 		"roles":         func() { cfg.Roles = flags.Roles }, "log-level": func() { cfg.LogLevel = flags.LogLevel },
+		"tls-dir":        func() { cfg.TLSDir = flags.TLSDir },
+		"insecure":       func() { cfg.Insecure = flags.Insecure },
 		"metrics-listen": func() { cfg.MetricsListen = flags.MetricsListen },
 	} {
 		if cmd.Flags().Changed(name) {

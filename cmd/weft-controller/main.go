@@ -24,6 +24,7 @@ import (
 	"github.com/weft-sdn/weft/controller/config"
 	"github.com/weft-sdn/weft/controller/etcd"
 	"github.com/weft-sdn/weft/controller/metrics"
+	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/store"
 )
 
@@ -44,7 +45,11 @@ func command(environ []string) *cobra.Command {
 	file := cmd.PersistentFlags().String("config", "", "configuration file (YAML)")
 	values := map[string]*string{}
 	for _, s := range config.Settings() {
-		values[s.Name] = cmd.PersistentFlags().String(strings.ReplaceAll(s.Name, "_", "-"), "", s.Help)
+		flag := strings.ReplaceAll(s.Name, "_", "-")
+		values[s.Name] = cmd.PersistentFlags().String(flag, "", s.Help)
+		if s.Switch() {
+			cmd.PersistentFlags().Lookup(flag).NoOptDefVal = "true"
+		}
 	}
 	with := func(do func(context.Context, config.Config, io.Writer) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, _ []string) error {
@@ -96,7 +101,12 @@ func runStore(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, failed, closeStore, err := openStore(ctx, cfg, slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level})))
+	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	credential, err := credentialOf(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	_, failed, closeStore, err := openStore(ctx, cfg, credential, log)
 	if err != nil {
 		return err
 	}
@@ -119,7 +129,11 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	}
 	go trim(ctx)
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
-	client, failed, closeStore, err := openStore(ctx, cfg, log)
+	credential, err := credentialOf(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	client, failed, closeStore, err := openStore(ctx, cfg, credential, log)
 	if err != nil {
 		return err
 	}
@@ -135,13 +149,16 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if credential != nil {
+		registry.MustRegister(credential)
+	}
 	if cfg.MetricsListen != "" {
 		if _, err := metrics.Serve(ctx, cfg.MetricsListen, registry, log); err != nil {
 			return err
 		}
 	}
 	c, err := controller.Start(starting, controller.Options{
-		Client: client, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
+		Client: client, Credential: credential, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {
@@ -168,6 +185,23 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	}
 }
 
+// credentialOf is the controller's own credential, which follows its files until the context ends; nil where TLS is off.
+func credentialOf(ctx context.Context, cfg config.Config, log *slog.Logger) (*identity.Credential, error) {
+	if cfg.Insecure {
+		log.Warn("INSECURE: TLS is off, whoever reaches the API or etcd can do anything to the fleet (insecure: true)")
+		return nil, nil //nolint:nilnil // as asked for
+	}
+	c, err := identity.Load(cfg.TLSDir)
+	if err != nil {
+		return nil, fmt.Errorf("tls_dir: %w; make one with: weft pki issue controller NAME", err)
+	}
+	if c.Self().Role != identity.Controller {
+		return nil, fmt.Errorf("tls_dir: the certificate in %s is of %s, which is no controller", cfg.TLSDir, c.Self())
+	}
+	go c.Follow(ctx, log)
+	return c, nil
+}
+
 func nameOf(cfg config.Config) (string, error) {
 	if cfg.Name != "" {
 		return cfg.Name, nil
@@ -180,7 +214,7 @@ func nameOf(cfg config.Config) (string, error) {
 }
 
 // openStore starts the embedded etcd or dials the cluster. failed is nil for a cluster.
-func openStore(ctx context.Context, cfg config.Config, log *slog.Logger) (client *clientv3.Client, failed <-chan error, closeStore func(), err error) {
+func openStore(ctx context.Context, cfg config.Config, credential *identity.Credential, log *slog.Logger) (client *clientv3.Client, failed <-chan error, closeStore func(), err error) {
 	report := func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			log.Warn("closing the store", "error", err)
@@ -188,14 +222,18 @@ func openStore(ctx context.Context, cfg config.Config, log *slog.Logger) (client
 	}
 	if len(cfg.Etcd) > 0 {
 		collectEarly(os.Environ())
-		if client, err = store.Dial(cfg.Etcd); err != nil {
+		if client, err = store.Dial(cfg.Etcd, credential); err != nil {
 			return nil, nil, nil, err
 		}
 		return client, nil, func() { report(client.Close()) }, nil
 	}
-	server, err := etcd.Start(ctx, etcd.Options{
-		Dir: cfg.DataDir, Listen: cfg.EtcdListen, Tick: time.Duration(cfg.EtcdTick), Election: time.Duration(cfg.EtcdElection),
-	})
+	options := etcd.Options{
+		Dir: cfg.DataDir, Listen: cfg.EtcdURLs(), Tick: time.Duration(cfg.EtcdTick), Election: time.Duration(cfg.EtcdElection),
+	}
+	if credential != nil {
+		options.TLSDir = cfg.TLSDir
+	}
+	server, err := etcd.Start(ctx, options)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -218,6 +256,9 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 		return nil, err
 	}
 	l, err := lc.Listen(ctx, "unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600) // who can open it is an admin
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

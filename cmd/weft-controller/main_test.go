@@ -46,7 +46,7 @@ type process struct {
 func start(tb testing.TB, env []string, path string, args ...string) *process {
 	tb.Helper()
 	p := &process{tb: tb, cmd: exec.Command(path, args...), exited: make(chan error, 1)}
-	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Env = append(append(os.Environ(), "WEFT_CONTROLLER_INSECURE=true"), env...)
 	p.cmd.Stderr = &p.log
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)

@@ -25,7 +25,7 @@ func TestTheEmbeddedStoreIsRestoredWhileNoControllerRuns(t *testing.T) {
 	must(t, l.Close())
 	socket := "unix:" + dir + "/api.sock"
 	args := []string{"--data-dir", dir + "/data", "--etcd-listen", etcd, "--listen", socket, "--etcd-tick", "20ms", "--etcd-election", "200ms"}
-	client, err := store.Dial([]string{etcd})
+	client, err := store.Dial([]string{etcd}, nil)
 	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	s := store.New(client)

@@ -122,7 +122,7 @@ func (s *session) env() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, name := range []string{"WEFT_LAB", "WEFT_SERVER", "PATH"} {
+			for _, name := range []string{"WEFT_LAB", "WEFT_SERVER", "WEFT_TLS_DIR", "PATH"} {
 				fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s'\n", name, strings.ReplaceAll(env[name], "'", `'\''`))
 			}
 			return nil

@@ -98,7 +98,7 @@ func TestCommandsOnALab(t *testing.T) {
 	s.fails("make build", "up", "--bin", bin)
 	s.shows("lab "+s.name+" is up", "up", "--bare", "--bin", bin, "--etcd", "0", "--network-nodes", "1", "--compute-nodes", "1", "--externals", "1")
 	s.fails("exists already", "up", "--bare", "--bin", bin)
-	s.shows("export WEFT_SERVER='unix:/run/weft-lab/"+s.name+"/ctl1/api.sock'\nexport PATH='"+bin+":", "env")
+	s.shows("export WEFT_SERVER='unix:/run/weft-lab/"+s.name+"/ctl1/api.sock'\nexport WEFT_TLS_DIR='/run/weft-lab/"+s.name+"/pki/admin/lab'\nexport PATH='"+bin+":", "env")
 
 	s.shows("cmp1\n", "exec", "cmp1", "--", "hostname")
 	s.shows("203.0.113.1/24", "external", "exec", "ext1", "--", "ip", "address")

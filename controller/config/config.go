@@ -29,11 +29,15 @@ type Config struct {
 	Etcd []string `json:"etcd"`
 	// DataDir holds the embedded etcd's data.
 	DataDir string `json:"data_dir"`
-	// EtcdListen are the URLs of the embedded etcd for agents.
+	// EtcdListen are the URLs of the embedded etcd for agents; none: https://127.0.0.1:2379, or http:// if Insecure.
 	EtcdListen []string `json:"etcd_listen"`
 	// EtcdTick and EtcdElection tune the embedded etcd, e.g. "100ms", "1s".
 	EtcdTick     Duration `json:"etcd_tick"`
 	EtcdElection Duration `json:"etcd_election"`
+	// TLSDir is the folder of the controller's credential, as package proto/identity describes it and `weft pki issue` makes
+	// it. Insecure goes without: whoever reaches the API or etcd can do anything to the fleet.
+	TLSDir   string `json:"tls_dir"`
+	Insecure bool   `json:"insecure"`
 	// UnderlayMTU is the MTU in bytes of the network between the nodes.
 	UnderlayMTU int `json:"underlay_mtu"`
 	// NodeDeadAfterSeconds is how long a node whose agent's lease has ended keeps what is planned on it, in seconds.
@@ -66,9 +70,25 @@ const EnvPrefix = "WEFT_CONTROLLER_"
 // Default is the configuration of a controller that is told nothing.
 func Default() Config {
 	return Config{
-		Listen: []string{"127.0.0.1:7680"}, DataDir: "/var/lib/weft/controller", EtcdListen: []string{"http://127.0.0.1:2379"},
+		Listen: []string{"127.0.0.1:7680"}, DataDir: "/var/lib/weft/controller", TLSDir: "/etc/weft/tls",
 		EtcdTick: Duration(100 * time.Millisecond), EtcdElection: Duration(time.Second), UnderlayMTU: 1500, NodeDeadAfterSeconds: 15, LogLevel: "info",
 	}
+}
+
+// EtcdURLs is where the embedded etcd listens.
+func (c *Config) EtcdURLs() []string {
+	if len(c.EtcdListen) > 0 {
+		return c.EtcdListen
+	}
+	return []string{c.scheme() + "://127.0.0.1:2379"}
+}
+
+// scheme is that of etcd's URLs.
+func (c *Config) scheme() string {
+	if c.Insecure {
+		return "http"
+	}
+	return "https"
 }
 
 // File reads a YAML file over the configuration. A key that is not known is an error that names it.
@@ -100,6 +120,9 @@ type Setting struct {
 	Set func(*Config, string) error
 }
 
+// Switch reports whether the setting's flag may be given without a value: true.
+func (s Setting) Switch() bool { return s.Name == "insecure" }
+
 // Settings lists all of them.
 func Settings() []Setting {
 	return []Setting{
@@ -110,11 +133,20 @@ func Settings() []Setting {
 		{"etcd_listen", "URLs of the embedded etcd for agents, comma separated", list(func(c *Config) *[]string { return &c.EtcdListen })},
 		{"etcd_tick", "heartbeat interval of the embedded etcd", func(c *Config, v string) error { return c.EtcdTick.UnmarshalText([]byte(v)) }},
 		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
+		{"tls_dir", "folder of the controller's certificate, its key and the authorities to trust", func(c *Config, v string) error { c.TLSDir = v; return nil }},
+		{"insecure", "go without TLS: whoever reaches the API or etcd can do anything to the fleet", setInsecure},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
 		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},
 		{"metrics_listen", "address of /metrics, such as 127.0.0.1:9464; none: nowhere", func(c *Config, v string) error { c.MetricsListen = v; return nil }},
 		{"log_level", "debug, info, warn or error", func(c *Config, v string) error { c.LogLevel = v; return nil }},
 	}
+}
+
+func setInsecure(c *Config, v string) (err error) {
+	if c.Insecure, err = strconv.ParseBool(v); err != nil {
+		return fmt.Errorf("%q is neither true nor false", v)
+	}
+	return nil
 }
 
 func list(field func(*Config) *[]string) func(*Config, string) error {
@@ -203,9 +235,12 @@ func (c *Config) checkAddresses(bad func(key, format string, args ...any)) {
 		}
 	}
 	for _, text := range c.EtcdListen {
-		if u, err := url.Parse(text); err != nil || u.Scheme != "http" || u.Port() == "" {
-			bad("etcd_listen", "%q is not a URL such as http://10.0.0.1:2379", text)
+		if u, err := url.Parse(text); err != nil || u.Scheme != c.scheme() || u.Port() == "" {
+			bad("etcd_listen", "%q is not a URL such as %s://10.0.0.1:2379; TLS is off only where insecure is set", text, c.scheme())
 		}
+	}
+	if c.TLSDir == "" && !c.Insecure {
+		bad("tls_dir", "is needed; make one with: weft pki issue controller NAME")
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
 		bad("metrics_listen", "%q is not an address and a port, such as 127.0.0.1:9464", c.MetricsListen)

@@ -9,18 +9,26 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
+
+	"github.com/weft-sdn/weft/proto/identity"
 )
 
 // Options says where the server keeps its data and where it listens.
 type Options struct {
 	// Dir is created if need be.
 	Dir string
-	// Listen are the URLs for clients, e.g. "http://10.0.0.1:2379".
+	// Listen are the URLs for clients, e.g. "https://10.0.0.1:2379".
 	Listen []string
+	// TLSDir is the folder of the server's credential (proto/identity), by which clients know it and it knows clients. Its
+	// certificate is followed as it changes; which authorities are trusted is read at the start. "": http:// URLs only, and
+	// everybody is a client.
+	TLSDir string
 	// Tick is the heartbeat interval and Election the time after which a member stands for election; a lone member elects
 	// itself after that long. Defaults 100 ms and 1 s, etcd's own.
 	Tick, Election time.Duration
@@ -72,7 +80,7 @@ func (s *Server) Client() *clientv3.Client { return s.client }
 func (s *Server) Endpoints() []string {
 	var out []string
 	for _, l := range s.etcd.Clients {
-		out = append(out, "http://"+l.Addr().String())
+		out = append(out, s.etcd.Config().ListenClientUrls[0].Scheme+"://"+l.Addr().String())
 	}
 	return out
 }
@@ -93,10 +101,18 @@ func (s *Server) Close() error {
 func config(opts Options) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir = "weft", filepath.Join(opts.Dir, "etcd")
-	listen, err := parse(opts.Listen)
+	listen, err := parse(opts)
 	if err != nil {
 		return nil, err
 	}
+	if opts.TLSDir != "" {
+		cfg.ClientTLSInfo = transport.TLSInfo{
+			CertFile: filepath.Join(opts.TLSDir, identity.CertFile), KeyFile: filepath.Join(opts.TLSDir, identity.KeyFile),
+			TrustedCAFile: filepath.Join(opts.TLSDir, identity.CAFile), ClientCertAuth: true,
+		}
+		cfg.TlsMinVersion = string(tlsutil.TLSVersion13)
+	}
+	cfg.EnableGRPCGateway = false // nobody speaks JSON to it, and it knows no client certificates
 	// No other member will ever join; the peer listener takes any free port on loopback.
 	peer := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = listen, listen
@@ -120,12 +136,16 @@ func config(opts Options) (*embed.Config, error) {
 	return cfg, nil
 }
 
-func parse(urls []string) ([]url.URL, error) {
+func parse(opts Options) ([]url.URL, error) {
+	scheme := "http"
+	if opts.TLSDir != "" {
+		scheme = "https"
+	}
 	var out []url.URL
-	for _, text := range urls {
+	for _, text := range opts.Listen {
 		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "http" || u.Port() == "" {
-			return nil, fmt.Errorf("etcd_listen: %q is not a URL such as http://10.0.0.1:2379", text)
+		if err != nil || u.Scheme != scheme || u.Port() == "" {
+			return nil, fmt.Errorf("etcd_listen: %q is not a URL such as %s://10.0.0.1:2379", text, scheme)
 		}
 		out = append(out, *u)
 	}

@@ -52,7 +52,7 @@ const work = "work"
 // child stands for election and, when it leads, writes as fast as it can for as long as etcd lets it, whatever the
 // election says meanwhile. Its lines are what it does. It ends when it is killed.
 func child(endpoint string, out io.Writer) {
-	client, err := store.Dial([]string{endpoint})
+	client, err := store.Dial([]string{endpoint}, nil)
 	if err != nil {
 		fmt.Fprintln(out, err)
 		return
@@ -492,7 +492,7 @@ func (p *proxy) client(t *testing.T, endpoint string) *clientv3.Client {
 			copies.Go(func() { p.copy(far, near) })
 		}
 	})
-	client, err := store.Dial([]string{"http://" + l.Addr().String()})
+	client, err := store.Dial([]string{"http://" + l.Addr().String()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

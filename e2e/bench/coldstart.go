@@ -93,7 +93,7 @@ func (b *bench) wideOutside(ctx context.Context) error {
 
 // holdAlive kills the node's agent and has the node count as alive all the same: things are placed on it, and wait.
 func (b *bench) holdAlive(ctx context.Context, h *lab.Host) error {
-	client, err := b.etcd()
+	client, err := b.lab.Etcd()
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
 
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/proto/model"
@@ -209,22 +204,4 @@ func (b *bench) send(ctx context.Context, node string) (int, error) {
 		}
 	}
 	return left, nil
-}
-
-// etcd is a client of the lab's store, by the first member; the caller closes it.
-func (b *bench) etcd() (*clientv3.Client, error) {
-	member, err := b.lab.Host("etcd1")
-	if err != nil {
-		return nil, err
-	}
-	dial := func(ctx context.Context, address string) (conn net.Conn, err error) {
-		return conn, errors.Join(member.Do(func() error {
-			// A fallback would dial on another thread, outside of the host.
-			conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, "tcp", address)
-			return nil
-		}), err)
-	}
-	return clientv3.New(clientv3.Config{
-		Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: patience, DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
-	})
 }

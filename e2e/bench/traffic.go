@@ -383,7 +383,7 @@ type takeovers struct {
 
 // follow begins to record.
 func (b *bench) follow(ctx context.Context) (*takeovers, error) {
-	client, err := b.etcd()
+	client, err := b.lab.Etcd()
 	if err != nil {
 		return nil, fmt.Errorf("follow the active nodes: %w", err)
 	}

@@ -2,8 +2,6 @@ package lab
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/weft-sdn/weft/e2e/lab/procfs"
-
+	"github.com/weft-sdn/weft/proto/identity"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -70,7 +68,7 @@ type agentConfig struct {
 	OVSRunDir      string            `json:"ovs_run_dir"`
 	MetricsListen  string            `json:"metrics_listen"`
 	PeerAddress    string            `json:"peer_address,omitempty"`
-	PeerKeyFile    string            `json:"peer_key_file,omitempty"`
+	TLSDir         string            `json:"tls_dir"`
 	LogLevel       string            `json:"log_level"`
 }
 
@@ -80,6 +78,7 @@ type controllerConfig struct {
 	Etcd        []string `json:"etcd"`
 	DataDir     string   `json:"data_dir"`
 	EtcdListen  []string `json:"etcd_listen,omitempty"`
+	TLSDir      string   `json:"tls_dir"`
 	UnderlayMTU int      `json:"underlay_mtu"`
 	LogLevel    string   `json:"log_level"`
 }
@@ -103,7 +102,7 @@ func (s *state) etcdEndpoints() []string {
 }
 
 func etcdURL(h HostInfo, port uint16) string {
-	return "http://" + netip.AddrPortFrom(h.Management, port).String()
+	return "https://" + netip.AddrPortFrom(h.Management, port).String()
 }
 
 // embedsEtcd tells whether the controller serves the lab's etcd itself.
@@ -116,6 +115,7 @@ func (l *Lab) controllerConfig(s *state, h HostInfo) controllerConfig {
 		Listen:      []string{netip.AddrPortFrom(h.Management, 7680).String(), "unix:" + l.socket(h.Name)},
 		Etcd:        s.etcdEndpoints(),
 		DataDir:     "/var/lib/weft",
+		TLSDir:      l.tlsDir(h.Name),
 		UnderlayMTU: s.UnderlayMTU,
 		LogLevel:    s.LogLevel,
 	}
@@ -125,23 +125,27 @@ func (l *Lab) controllerConfig(s *state, h HostInfo) controllerConfig {
 	return c
 }
 
-func (s *state) agentConfig(h HostInfo) agentConfig {
+func (l *Lab) agentConfig(s *state, h HostInfo) agentConfig {
 	mappings := map[string]string{}
 	for _, link := range h.Links {
 		if link.Bridge != "" && link.Network != Underlay {
 			mappings[link.Network] = link.Bridge
 		}
 	}
-	return agentConfig{
+	c := agentConfig{
 		Node: h.Name, Etcd: s.etcdEndpoints(), TunnelIP: h.Tunnel, BridgeMappings: mappings, DatapathType: "netdev",
-		Roles: []string{string(h.Kind)}, StateDir: "/var/lib/weft",
+		Roles: []string{string(h.Kind)}, TLSDir: l.tlsDir(h.Name), StateDir: "/var/lib/weft",
 		OVSDB: "unix:" + ovsSocket, OVSRunDir: filepath.Dir(ovsSocket), MetricsListen: "127.0.0.1:9465", LogLevel: s.LogLevel,
 	}
+	if h.Kind == Network {
+		c.PeerAddress = netip.AddrPortFrom(h.Management, peerPort).String()
+	}
+	return c
 }
 
 // etcdArgs is the command line of an etcd member (etcd's configuration documentation, 3.4 and later). The timing is that
 // of a fast local network, so that a lab of three is ready soon; a lone member has nobody to disturb.
-func (s *state) etcdArgs(h HostInfo) []string {
+func (l *Lab) etcdArgs(s *state, h HostInfo) []string {
 	var cluster []string
 	for _, m := range s.Hosts {
 		if m.Kind == EtcdMember {
@@ -152,12 +156,16 @@ func (s *state) etcdArgs(h HostInfo) []string {
 	if len(cluster) == 1 {
 		heartbeat, election = "10", "100"
 	}
+	file := func(name string) string { return filepath.Join(l.tlsDir(h.Name), name) }
 	return []string{
 		"etcd", "--name", h.Name, "--data-dir", "/var/lib/etcd/default",
-		"--listen-client-urls", etcdURL(h, 2379) + ",http://127.0.0.1:2379", "--advertise-client-urls", etcdURL(h, 2379),
+		"--listen-client-urls", etcdURL(h, 2379) + ",https://127.0.0.1:2379", "--advertise-client-urls", etcdURL(h, 2379),
 		"--listen-peer-urls", etcdURL(h, 2380), "--initial-advertise-peer-urls", etcdURL(h, 2380),
 		"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 		"--heartbeat-interval", heartbeat, "--election-timeout", election,
+		"--client-cert-auth", "--cert-file", file(identity.CertFile), "--key-file", file(identity.KeyFile), "--trusted-ca-file", file(identity.CAFile),
+		"--peer-client-cert-auth", "--peer-cert-file", file(identity.CertFile), "--peer-key-file", file(identity.KeyFile), "--peer-trusted-ca-file", file(identity.CAFile),
+		"--enable-grpc-gateway=false",
 	}
 }
 
@@ -241,7 +249,10 @@ func (l *Lab) startEtcd(ctx context.Context, s *state, h HostInfo) error {
 	if h.Kind != EtcdMember {
 		return errors.New("it runs on etcd hosts only; the embedded one is part of its controller")
 	}
-	if err := l.launch(ctx, h, EtcdDaemon, s.etcdArgs(h)); err != nil {
+	if err := l.Carry(h.Name); err != nil {
+		return err
+	}
+	if err := l.launch(ctx, h, EtcdDaemon, l.etcdArgs(s, h)); err != nil {
 		return err
 	}
 	return l.awaitServing(ctx, h, EtcdDaemon, func() error { return l.etcdHealth(ctx, h) })
@@ -265,15 +276,7 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 	if !h.Node() {
 		return errors.New("it runs on network and compute nodes only")
 	}
-	config := s.agentConfig(h)
-	if h.Kind == Network {
-		key, err := l.peerKey(h.Name)
-		if err != nil {
-			return err
-		}
-		config.PeerAddress, config.PeerKeyFile = netip.AddrPortFrom(h.Management, peerPort).String(), key
-	}
-	if err := l.launchWeft(ctx, s, h, AgentDaemon, config); err != nil {
+	if err := l.launchWeft(ctx, s, h, AgentDaemon, l.agentConfig(s, h)); err != nil {
 		return err
 	}
 	return l.awaitServing(ctx, h, AgentDaemon, func() error { return nil })
@@ -282,44 +285,11 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 // peerPort is where network nodes' agents reach each other.
 const peerPort = 7682
 
-// peerKey puts the key that the lab's network nodes share where a host sees it, and returns that file's name.
-func (l *Lab) peerKey(host string) (string, error) {
-	key, err := l.sharedKey()
-	if err != nil {
-		return "", fmt.Errorf("key of the peers: %w", err)
-	}
-	file := filepath.Join(l.spec(host).Dir(), "peer.key")
-	return file, os.WriteFile(file, key, 0o600)
-}
-
-// sharedKey makes the key that the lab's network nodes share, if there is none. Several hosts may do so at once: the first
-// one's counts.
-func (l *Lab) sharedKey() ([]byte, error) {
-	shared := filepath.Join(l.dir, "peer.key")
-	if key, err := os.ReadFile(shared); err == nil {
-		return key, nil
-	}
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return nil, err
-	}
-	f, err := os.CreateTemp(l.dir, "peer.key.") // mode 0600
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
-	_, err = fmt.Fprintln(f, base64.StdEncoding.EncodeToString(secret))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(f.Name(), shared); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	return os.ReadFile(shared)
-}
-
 // launchWeft writes the daemon's configuration and starts it.
 func (l *Lab) launchWeft(ctx context.Context, s *state, h HostInfo, d Daemon, config any) error {
+	if err := l.Carry(h.Name); err != nil {
+		return err
+	}
 	text, err := yaml.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("encode its configuration: %w", err)
@@ -390,9 +360,15 @@ func (l *Lab) processes(h HostInfo, d Daemon) ([]procfs.Process, error) {
 
 // etcdHealth asks a member whether it has a leader and can write.
 func (l *Lab) etcdHealth(ctx context.Context, h HostInfo) error {
+	credential, err := l.Credential()
+	if err != nil {
+		return err
+	}
 	client := &http.Client{
-		Timeout:   time.Second,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.space(h.Name, "").dial},
+		Timeout: time.Second,
+		Transport: &http.Transport{
+			DisableKeepAlives: true, DialContext: l.space(h.Name, "").dial, TLSClientConfig: credential.Client("", identity.Etcd),
+		},
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, etcdURL(h, 2379)+"/health", nil)
 	if err != nil {

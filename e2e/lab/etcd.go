@@ -10,6 +10,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/weft-sdn/weft/proto/identity"
 )
 
 // Etcd is a client of the lab's store, for who looks at it behind the API's back. It reaches every member from inside the
@@ -20,10 +22,16 @@ func (l *Lab) Etcd() (*clientv3.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	credential, err := l.Credential()
+	if err != nil {
+		return nil, err
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: s.etcdEndpoints(), DialTimeout: 5 * time.Second,
 		DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(l.dialMember)},
+		DialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(l.dialMember), grpc.WithTransportCredentials(credential.Dialing(identity.Etcd, identity.Controller)),
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: etcd: %w", l.name, err)

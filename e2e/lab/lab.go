@@ -145,8 +145,8 @@ func (l *Lab) Server() (string, error) {
 	return strings.Join(sockets, ","), nil
 }
 
-// Env is what a shell or a child process needs so that `weft` talks to the lab: WEFT_SERVER, and PATH with the lab's
-// binaries first.
+// Env is what a shell or a child process needs so that `weft` talks to the lab: WEFT_SERVER, WEFT_TLS_DIR, and PATH with
+// the lab's binaries first.
 func (l *Lab) Env() (map[string]string, error) {
 	server, err := l.Server()
 	if err != nil {
@@ -160,7 +160,11 @@ func (l *Lab) Env() (map[string]string, error) {
 	if !slices.Contains(filepath.SplitList(path), bin) {
 		path = bin + string(filepath.ListSeparator) + path
 	}
-	return map[string]string{"WEFT_SERVER": server, "WEFT_LAB": l.name, "PATH": path}, nil
+	authority, err := l.Authority()
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"WEFT_SERVER": server, "WEFT_TLS_DIR": authority.Folder(admin), "WEFT_LAB": l.name, "PATH": path}, nil
 }
 
 // Names lists the labs that have left traces on the machine, up or broken.

@@ -90,6 +90,9 @@ func (l *Lab) create(ctx context.Context, o Options) error {
 	}); err != nil {
 		return err
 	}
+	if err := l.issue(hosts); err != nil {
+		return err
+	}
 	if err := l.bootSwitch(ctx); err != nil {
 		return err
 	}

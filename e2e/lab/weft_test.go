@@ -40,19 +40,19 @@ func TestDaemonsAreStartedConfiguredAndFaulted(t *testing.T) {
   tenant: br-tenant
 datapath_type: netdev
 etcd:
-- http://10.30.0.21:2379
-- http://10.30.0.22:2379
-- http://10.30.0.23:2379
+- https://10.30.0.21:2379
+- https://10.30.0.22:2379
+- https://10.30.0.23:2379
 log_level: info
 metrics_listen: 127.0.0.1:9465
 node: net1
 ovs_run_dir: /var/run/openvswitch
 ovsdb: unix:/var/run/openvswitch/db.sock
 peer_address: 10.30.0.31:7682
-peer_key_file: ` + l.Dir() + `/net1/peer.key
 roles:
 - network
 state_dir: /var/lib/weft
+tls_dir: ` + l.Dir() + `/net1/tls
 tunnel_ip: 10.31.0.31
 `
 	if string(config) != want {
@@ -91,15 +91,17 @@ tunnel_ip: 10.31.0.31
 	if running, err := ctl1.Processes(lab.ControllerDaemon); err != nil || len(running) != 1 {
 		t.Errorf("controller after a power cycle: %v, %v", running, err)
 	}
-	exec(t, host(t, l, "etcd1").Space, "env", "ETCDCTL_API=3", "etcdctl", "put", "k", "v")
+	tls := filepath.Join(l.Dir(), "etcd1", "tls")
+	exec(t, host(t, l, "etcd1").Space, "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "https://127.0.0.1:2379",
+		"--cacert", filepath.Join(tls, "ca.crt"), "--cert", filepath.Join(tls, "tls.crt"), "--key", filepath.Join(tls, "tls.key"), "put", "k", "v")
 }
 
 func TestEmbeddedEtcdIsConfiguredInTheFirstControllerOnly(t *testing.T) {
 	o := lab.Options{Name: small("embedded").Name, Software: lab.Weft, Bin: binaries(t), Controllers: 2}
 	l := up(t, o)
 	for name, want := range map[string]string{
-		"ctl1": "etcd: []\netcd_listen:\n- http://10.30.0.11:2379\n",
-		"ctl2": "etcd:\n- http://10.30.0.11:2379\nlisten:",
+		"ctl1": "etcd: []\netcd_listen:\n- https://10.30.0.11:2379\n",
+		"ctl2": "etcd:\n- https://10.30.0.11:2379\nlisten:",
 	} {
 		config, err := os.ReadFile(filepath.Join(l.Dir(), name, "weft-controller.yaml"))
 		if err != nil {

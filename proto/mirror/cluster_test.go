@@ -113,7 +113,7 @@ func TestAMajorityThatReturnsIsNotListedByAllItsFollowers(t *testing.T) {
 // noLeader waits until a member has been telling its watchers for a while that it has no leader.
 func noLeader(t *testing.T, endpoint string) {
 	t.Helper()
-	client, err := store.Dial([]string{endpoint})
+	client, err := store.Dial([]string{endpoint}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -163,7 +163,7 @@ func TestAServerThatRestartsIsFollowedOn(t *testing.T) {
 func behindGate(t *testing.T, s *storetest.Server, opts mirror.Options) (*gate, *replica) {
 	t.Helper()
 	g := newGate(t, strings.TrimPrefix(s.Endpoint(), "http://"))
-	c, err := store.Dial([]string{"http://" + g.listener.Addr().String()})
+	c, err := store.Dial([]string{"http://" + g.listener.Addr().String()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

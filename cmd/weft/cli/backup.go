@@ -12,12 +12,13 @@ import (
 
 	"github.com/weft-sdn/weft/controller/backup"
 	"github.com/weft-sdn/weft/controller/config"
+	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/store"
 )
 
 const backupLong = `Save what is stored in etcd to a file, and restore it. These commands speak to etcd itself, not to controllers: they are
-for whoever runs the controllers. etcd is found by --etcd, or by the configuration file of a controller, or is
-http://127.0.0.1:2379.
+for whoever runs the controllers. etcd is found by --etcd, or by the configuration file of a controller, whose
+certificate is then used, or is at 127.0.0.1:2379.
 
 A backup holds all objects, allocations, placements and settings at one moment. It does not hold what nodes report, which
 they report again, nor remembered results of calls. It can be restored into any etcd.`
@@ -42,32 +43,39 @@ func (f *etcdFlags) add(cmd *cobra.Command) {
 	complete(cmd, "etcd", cobra.NoFileCompletions)
 }
 
-// resolve decides where etcd is: flags over environment over defaults.
-func (f *etcdFlags) resolve(getenv func(string) string) ([]string, error) {
+// resolve decides where etcd is and who asks it: flags over environment over defaults.
+func (f *etcdFlags) resolve(a *app) (endpoints []string, credential *identity.Credential, err error) {
 	cfg := config.Default()
+	cfg.Insecure = a.insecure
+	env := a.env.Getenv("WEFT_ETCD")
 	switch {
 	case len(f.endpoints) > 0:
-		return f.endpoints, nil
+		cfg.Etcd = f.endpoints
 	case f.config != "":
 		if err := cfg.File(f.config); err != nil {
-			return nil, usageError{err}
+			return nil, nil, usageError{err}
 		}
-	case getenv("WEFT_ETCD") != "":
-		config.SetList(&cfg.Etcd, getenv("WEFT_ETCD"))
+		if a.tlsDir == "" {
+			a.tlsDir = cfg.TLSDir
+		}
+		a.insecure = cfg.Insecure
+	case env != "":
+		config.SetList(&cfg.Etcd, env)
 	}
-	if len(cfg.Etcd) > 0 {
-		return cfg.Etcd, nil
+	if endpoints = cfg.Etcd; len(endpoints) == 0 {
+		endpoints = cfg.EtcdURLs()
 	}
-	return cfg.EtcdListen, nil
+	credential, err = a.credential()
+	return endpoints, credential, err
 }
 
 // with calls do with the store.
 func (f *etcdFlags) with(ctx context.Context, a *app, do func(context.Context, *store.Store) error) error {
-	endpoints, err := f.resolve(a.env.Getenv)
+	endpoints, credential, err := f.resolve(a)
 	if err != nil {
 		return err
 	}
-	client, err := store.Dial(endpoints)
+	client, err := store.Dial(endpoints, credential)
 	if err != nil {
 		return usageError{err}
 	}
@@ -89,7 +97,7 @@ func (a *app) backupSaveCmd() *cobra.Command {
 	var at etcdFlags
 	cmd := &cobra.Command{
 		Use: "save FILE", Short: "Save what is stored to a file", Args: args(cobra.ExactArgs(1)),
-		Example: "  weft backup save /var/backups/weft-$(date +%F).json --etcd http://10.0.0.1:2379",
+		Example: "  weft backup save /var/backups/weft-$(date +%F).json --etcd https://10.0.0.1:2379",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return at.with(cmd.Context(), a, func(ctx context.Context, s *store.Store) error { return a.saveBackup(ctx, s, args[0]) })
 		},
@@ -125,7 +133,7 @@ func (a *app) backupRestoreCmd() *cobra.Command {
 	var options backup.Options
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "Make etcd hold what a file holds", Long: restoreLong, Args: args(cobra.ExactArgs(1)),
-		Example: "  weft backup restore /var/backups/weft-2026-11-20.json --etcd http://10.0.0.1:2379 --replace",
+		Example: "  weft backup restore /var/backups/weft-2026-11-20.json --etcd https://10.0.0.1:2379 --replace",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {

@@ -64,7 +64,7 @@ func (a *app) collectCmd() *cobra.Command {
 	var age time.Duration
 	cmd := &cobra.Command{
 		Use: "collect", Short: "Delete what belongs to nothing from the store", Long: collectLong, Args: args(cobra.NoArgs),
-		Example: "  weft collect --dry-run --etcd http://10.0.0.1:2379",
+		Example: "  weft collect --dry-run --etcd https://10.0.0.1:2379",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return at.with(cmd.Context(), a, func(ctx context.Context, s *store.Store) error {
 				found, err := collect.Look(ctx, s)

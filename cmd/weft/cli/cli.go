@@ -1,5 +1,6 @@
 // Package cli is the command tree of weft: nouns (network, subnet, port, router, floatingip, security-group, address-group,
-// segment, node, pool), verbs under them, `apply` for whole files, `watch` for changes, and `backup`, `check` and `collect`, which speak to etcd. It turns arguments into calls
+// segment, node, pool), verbs under them, `apply` for whole files, `watch` for changes, `backup`, `check` and `collect`, which
+// speak to etcd, and `pki`, which works on files. It turns arguments into calls
 // of the API (package client) and answers into text (package render). It holds no rule about networks: the controllers check
 // and refuse, so that every client meets the same rules.
 package cli
@@ -7,11 +8,13 @@ package cli
 //go:generate go run ./gendocs ../../../docs/cli.md
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
 	"github.com/weft-sdn/weft/cmd/weft/cli/render"
+	"github.com/weft-sdn/weft/proto/identity"
 )
 
 // Exit codes of the program.
@@ -83,7 +87,10 @@ type app struct {
 	project string
 	output  string
 	timeout time.Duration
-	wait    waitFlags
+	tlsDir  string
+	// insecure: nobody is known, and nothing is encrypted.
+	insecure bool
+	wait     waitFlags
 
 	globals *pflag.FlagSet // the flags above, to know which were given
 	format  render.Format
@@ -113,6 +120,8 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.project, "project", defaultProject, "`project` that names belong to and new objects go to (environment: WEFT_PROJECT)")
 	f.StringVarP(&a.output, "output", "o", string(render.Table), "`format`: "+strings.Join(render.Formats(), ", "))
 	f.DurationVar(&a.timeout, "timeout", 15*time.Second, "`time` after which a call is given up")
+	f.StringVar(&a.tlsDir, "tls-dir", "", "`folder` of the certificate, key and authorities that `weft pki issue admin` made; ~/.config/weft/tls if none is given (environment: WEFT_TLS_DIR)")
+	f.BoolVar(&a.insecure, "insecure", false, "go without TLS, where controllers and etcd do (environment: WEFT_INSECURE)")
 	complete(cmd, "output", cobra.FixedCompletions(render.Formats(), cobra.ShellCompDirectiveNoFileComp))
 	complete(cmd, "server", cobra.NoFileCompletions)
 	complete(cmd, "project", cobra.NoFileCompletions)
@@ -120,7 +129,7 @@ func (a *app) root() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.securityGroupCmd(),
 		a.addressGroupCmd(), a.segmentCmd(),
-		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd())
+		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd(), a.pkiCmd())
 	group(cmd)
 	return cmd
 }
@@ -136,7 +145,9 @@ func (a *app) settle(cmd *cobra.Command) error {
 		return nil // the command line that is completed has flags of its own; names settles those
 	}
 	flags := cmd.Flags()
-	for name, env := range map[string]string{"server": "WEFT_SERVER", "project": "WEFT_PROJECT"} {
+	for name, env := range map[string]string{
+		"server": "WEFT_SERVER", "project": "WEFT_PROJECT", "tls-dir": "WEFT_TLS_DIR", "insecure": "WEFT_INSECURE",
+	} {
 		if v := a.env.Getenv(env); v != "" && !flags.Changed(name) {
 			if err := flags.Set(name, v); err != nil {
 				return usagef("environment variable %s: %w", env, err)
@@ -150,10 +161,27 @@ func (a *app) settle(cmd *cobra.Command) error {
 	if a.timeout <= 0 {
 		return usagef("--timeout %s must be more than nothing", a.timeout)
 	}
-	if a.conn, err = client.New(client.Options{Servers: a.servers, Timeout: a.timeout}); err != nil {
+	if a.conn, err = client.New(client.Options{Servers: a.servers, Credential: a.credential, Timeout: a.timeout}); err != nil {
 		return usageError{err}
 	}
 	return nil
+}
+
+// credential is whom the command line speaks for; nil where TLS is off.
+func (a *app) credential() (*identity.Credential, error) {
+	if a.insecure {
+		fmt.Fprintln(a.env.Stderr, "warning: --insecure: nothing is encrypted, and nobody is who they say they are")
+		return nil, nil //nolint:nilnil // as asked for
+	}
+	dir := a.tlsDir
+	if dir == "" {
+		dir = filepath.Join(cmp.Or(a.env.Getenv("XDG_CONFIG_HOME"), filepath.Join(a.env.Getenv("HOME"), ".config")), "weft", "tls")
+	}
+	c, err := identity.Load(dir)
+	if err != nil {
+		return nil, usagef("%w\nwhoever runs the fleet makes one: weft pki issue admin NAME; on a controller's host its unix socket needs none", err)
+	}
+	return c, nil
 }
 
 // close ends the connection, if there was any need for one.

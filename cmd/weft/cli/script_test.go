@@ -56,6 +56,7 @@ func TestScripts(t *testing.T) {
 				Setup: func(e *testscript.Env) error {
 					e.Setenv("WEFT_SERVER", c.endpoint)
 					e.Setenv("WEFT_ETCD", c.etcd)
+					e.Setenv("WEFT_INSECURE", "true")
 					e.Setenv("EMPTY_ETCD", storetest.Start(t).Endpoint())
 					e.Setenv("EXAMPLE", example)
 					// Otherwise every weft, built with the race detector, sleeps a second before it exits.

@@ -116,7 +116,7 @@ func (c *Cluster) Store() *store.Store { return store.New(c.client) }
 // NewClient makes another client of all members, closed when the test ends.
 func (c *Cluster) NewClient() *clientv3.Client {
 	c.tb.Helper()
-	client, err := store.Dial(c.Endpoints())
+	client, err := store.Dial(c.Endpoints(), nil)
 	if err != nil {
 		c.tb.Fatalf("dial the test's cluster: %v", err)
 	}

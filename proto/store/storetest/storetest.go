@@ -54,7 +54,7 @@ func (s *Server) Store() *store.Store { return store.New(s.client) }
 // NewClient makes another client, closed when the test ends. A client may be closed earlier.
 func (s *Server) NewClient() *clientv3.Client {
 	s.tb.Helper()
-	client, err := store.Dial([]string{s.Endpoint()})
+	client, err := store.Dial([]string{s.Endpoint()}, nil)
 	if err != nil {
 		s.tb.Fatalf("dial the test's etcd: %v", err)
 	}

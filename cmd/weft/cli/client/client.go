@@ -6,15 +6,19 @@ package client
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
@@ -23,6 +27,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/weft-sdn/weft/proto/identity"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -42,6 +47,9 @@ const maxMessage = 64 << 20
 type Options struct {
 	// Servers are endpoints, each "host:port" or "unix:/path"; at least one.
 	Servers []string
+	// Credential gives what the client is known by and knows controllers by; nil: nobody is known, and nothing encrypted. It
+	// is asked once, with the first call, and not at all when every server is a unix socket. It may be nil for that.
+	Credential func() (*identity.Credential, error)
 	// Timeout bounds each call but Watch; 0: none.
 	Timeout time.Duration
 	// Try is how long one controller may take before a call is repeated on the next; twice as long once all have had their
@@ -54,11 +62,15 @@ const DefaultTry = 3 * time.Second
 
 // Client is a connection to the controllers. It may be used concurrently.
 type Client struct {
-	conn    *grpc.ClientConn
+	dial    func() (*grpc.ClientConn, error)
 	servers []string
 	timeout time.Duration
 	try     time.Duration
 	methods map[protoreflect.FullName]method
+
+	once sync.Once // the connection is made, or the client closed without
+	conn *grpc.ClientConn
+	err  error
 }
 
 type method struct {
@@ -68,33 +80,71 @@ type method struct {
 
 // New prepares a client; it connects with the first call. Close it after use.
 func New(o Options) (*Client, error) {
-	var addrs []resolver.Address
 	for _, s := range o.Servers {
 		if err := checkEndpoint(s); err != nil {
 			return nil, err
 		}
-		addrs = append(addrs, resolver.Address{Addr: s})
 	}
-	if len(addrs) == 0 {
+	if len(o.Servers) == 0 {
 		return nil, fmt.Errorf("no server given: name at least one host:port or unix:/path")
+	}
+	return &Client{
+		dial: o.dial, servers: o.Servers, timeout: o.Timeout, try: cmp.Or(o.Try, DefaultTry), methods: methods(),
+	}, nil
+}
+
+// dial prepares the connection.
+func (o Options) dial() (*grpc.ClientConn, error) {
+	creds, err := o.transport()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []resolver.Address
+	for _, s := range o.Servers {
+		addrs = append(addrs, resolver.Address{Addr: s, ServerName: serverName(s)})
 	}
 	r := manual.NewBuilderWithScheme("weft")
 	r.InitialState(resolver.State{Addresses: addrs})
 	conn, err := grpc.NewClient("weft:///controller",
 		grpc.WithResolvers(r),
 		grpc.WithContextDialer(dial),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to %s: %w", strings.Join(o.Servers, ", "), err)
 	}
-	return &Client{conn: conn, servers: o.Servers, timeout: o.Timeout, try: cmp.Or(o.Try, DefaultTry), methods: methods()}, nil
+	return conn, nil
+}
+
+// transport is how the client and the controllers know each other.
+func (o Options) transport() (credentials.TransportCredentials, error) {
+	local := !slices.ContainsFunc(o.Servers, func(s string) bool { return !strings.HasPrefix(s, "unix:") })
+	if o.Credential == nil || local {
+		return insecure.NewCredentials(), nil
+	}
+	c, err := o.Credential()
+	if c == nil || err != nil {
+		return insecure.NewCredentials(), err
+	}
+	return c.Dialing(identity.Controller), nil
 }
 
 // Close ends the connection and every call on it.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.once.Do(func() { c.err = errors.New("the client is closed") })
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// connection is there from the first call on.
+func (c *Client) connection() (*grpc.ClientConn, error) {
+	c.once.Do(func() { c.conn, c.err = c.dial() })
+	return c.conn, c.err
+}
 
 // checkEndpoint refuses what can't be an endpoint, before gRPC reports it as unreachable.
 func checkEndpoint(s string) error {
@@ -109,6 +159,15 @@ func checkEndpoint(s string) error {
 		return fmt.Errorf("server %q is neither host:port nor unix:/path", s)
 	}
 	return nil
+}
+
+// serverName is the name that a controller's certificate has to have; of a socket it is not asked for.
+func serverName(endpoint string) string {
+	host, _, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return "localhost"
+	}
+	return host
 }
 
 func dial(ctx context.Context, addr string) (net.Conn, error) {
@@ -155,7 +214,11 @@ func (c *Client) Do(ctx context.Context, req proto.Message) (proto.Message, erro
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	if err := c.invoke(ctx, m.path, req, resp); err != nil {
+	conn, err := c.connection()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.invoke(ctx, conn, m.path, req, resp); err != nil {
 		return nil, c.fail(err)
 	}
 	return resp, nil
@@ -163,9 +226,9 @@ func (c *Client) Do(ctx context.Context, req proto.Message) (proto.Message, erro
 
 // invoke repeats a call that a controller does not answer, for as long as the context lasts; calls go around the controllers.
 // It is safe as in serviceConfig.
-func (c *Client) invoke(ctx context.Context, path string, req, resp proto.Message) error {
+func (c *Client) invoke(ctx context.Context, conn *grpc.ClientConn, path string, req, resp proto.Message) error {
 	if len(c.servers) == 1 {
-		return c.conn.Invoke(ctx, path, req, resp)
+		return conn.Invoke(ctx, path, req, resp)
 	}
 	limit := c.try
 	for n := 1; ; n++ {
@@ -173,7 +236,7 @@ func (c *Client) invoke(ctx context.Context, path string, req, resp proto.Messag
 			limit *= 2
 		}
 		try, cancel := context.WithTimeout(ctx, limit)
-		err := c.conn.Invoke(try, path, req, resp)
+		err := conn.Invoke(try, path, req, resp)
 		cancel()
 		if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
 			return err
@@ -202,10 +265,14 @@ const maxQuiet = 3
 // Watch streams changes to do until the context ends (nil), do returns an error (that error) or the server refuses. A
 // controller that goes away is followed by the next one, from the last revision seen.
 func (c *Client) Watch(ctx context.Context, req *weftv1.WatchRequest, do func(*weftv1.WatchEvent) error) error {
+	conn, err := c.connection()
+	if err != nil {
+		return err
+	}
 	req = proto.CloneOf(req)
 	for quiet := 0; ; quiet++ {
 		before := req.GetRevision()
-		err := c.watchOnce(ctx, req, do)
+		err := c.watchOnce(ctx, conn, req, do)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -219,10 +286,10 @@ func (c *Client) Watch(ctx context.Context, req *weftv1.WatchRequest, do func(*w
 }
 
 // watchOnce follows one stream and advances the request's revision; its errors are of type *Error or do's.
-func (c *Client) watchOnce(ctx context.Context, req *weftv1.WatchRequest, do func(*weftv1.WatchEvent) error) error {
+func (c *Client) watchOnce(ctx context.Context, conn *grpc.ClientConn, req *weftv1.WatchRequest, do func(*weftv1.WatchEvent) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := weftv1.NewWatchServiceClient(c.conn).Watch(ctx, req)
+	stream, err := weftv1.NewWatchServiceClient(conn).Watch(ctx, req)
 	if err != nil {
 		return c.fail(err)
 	}
