@@ -26,6 +26,10 @@ const (
 	KindMove
 	KindGotoTable
 	KindResubmit
+	KindResubmitCT
+	KindTrack
+	KindConjunction
+	KindOutputField
 )
 
 // Action is one step of a flow. Make it with a constructor below; which fields mean something depends on the kind.
@@ -33,12 +37,21 @@ const (
 type Action struct {
 	Kind  Kind
 	Port  uint32 // output
-	Table uint8  // goto_table, resubmit
-	Field Field  // set_field: the field written; move: the destination
+	Table uint8  // goto_table, resubmit, ct; conjunction: the dimension, from 0
+	Field Field  // set_field: the field written; move: the destination; ct: the register that holds the zone; output of a field
 	From  Field  // move: the source
-	Value uint64 // set_field
-	Mask  uint64 // set_field: the bits written, all of the field's for an exact value
+	Value uint64 // set_field; ct: flags; conjunction: the id
+	Mask  uint64 // set_field: the bits written, all of the field's for an exact value; conjunction: how many dimensions
 }
+
+// noTable stands for none where a table may be given.
+const noTable = 255
+
+// What ct does besides looking the packet up (nicira-ext.h, NX_CT_F_COMMIT and NX_CT_F_FORCE).
+const (
+	trackCommit = 1
+	trackForce  = 2
+)
 
 // Output sends the packet to a port. A packet is never sent to the port it came in by: that is BackToInPort.
 func Output(port uint32) Action { return Action{Kind: KindOutput, Port: port} }
@@ -111,6 +124,41 @@ func GotoTable(table uint8) Action { return Action{Kind: KindGotoTable, Table: t
 // Resubmit looks the packet up in another table, then continues with the next action (Nicira extension).
 func Resubmit(table uint8) Action { return Action{Kind: KindResubmit, Table: table} }
 
+// ResubmitCT is Resubmit, but the lookup takes the addresses, protocol and ports from the connection that the packet belongs
+// to, as they were in its first packet. The match must guarantee that conntrack knows the packet as valid.
+func ResubmitCT(table uint8) Action { return Action{Kind: KindResubmitCT, Table: table} }
+
+// Track looks the packet up in conntrack, in the zone that is in the low 16 bits of a register, and continues in a table with
+// what it says; the actions after it see the packet as not tracked. The match must guarantee IPv4 or IPv6.
+func Track(zone Field, table uint8) Action {
+	return Action{Kind: KindTrack, Field: zone, Table: table}
+}
+
+// Commit has conntrack remember the connection that the packet begins. The actions after it see the packet as not tracked.
+func Commit(zone Field) Action {
+	return Action{Kind: KindTrack, Field: zone, Table: noTable, Value: trackCommit}
+}
+
+// CommitTrack is Commit and Track in one.
+func CommitTrack(zone Field, table uint8) Action {
+	return Action{Kind: KindTrack, Field: zone, Table: table, Value: trackCommit}
+}
+
+// TurnTrack is CommitTrack, but a connection that conntrack remembers in the other direction ends, and this packet begins one.
+func TurnTrack(zone Field, table uint8) Action {
+	return Action{Kind: KindTrack, Field: zone, Table: table, Value: trackCommit | trackForce}
+}
+
+// Conjunction says that the packet matches one dimension, counted from 1, of the n of a conjunction: when it matches all, the
+// flow with ConjID(id) of the same table holds (ovs-fields(7), "Conjunctive Match Fields"). A flow has either conjunctions
+// alone or other actions; all flows of one id have the same priority.
+func Conjunction(id uint32, dimension, n uint8) Action {
+	return Action{Kind: KindConjunction, Value: uint64(id), Table: dimension - 1, Mask: uint64(n)}
+}
+
+// OutputReg sends the packet to the port whose number is in register n, unless it came from there.
+func OutputReg(n int) Action { return Action{Kind: KindOutputField, Field: FieldReg(n)} }
+
 func (a Action) validate() error {
 	switch a.Kind {
 	case KindOutput:
@@ -119,7 +167,17 @@ func (a Action) validate() error {
 		return a.validateSet()
 	case KindMove:
 		return a.validateMove()
-	case KindPushVLAN, KindPopVLAN, KindGotoTable, KindResubmit:
+	case KindPushVLAN, KindPopVLAN, KindGotoTable, KindResubmit, KindResubmitCT:
+		return nil
+	case KindTrack, KindOutputField:
+		if _, ok := a.Field.Register(); !ok {
+			return fmt.Errorf("action: %s is not a register", a.Field.Name())
+		}
+		return nil
+	case KindConjunction:
+		if a.Mask < 2 || a.Mask > 64 || uint64(a.Table) >= a.Mask {
+			return fmt.Errorf("action: dimension %d of the %d of a conjunction; they are 1 to n of 2 to 64", a.Table+1, a.Mask)
+		}
 		return nil
 	case KindNone:
 	}

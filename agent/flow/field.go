@@ -37,7 +37,45 @@ const (
 	FieldUDPDst
 	// FieldReg0 is register 0; registers 1 to 15 follow it, see FieldReg.
 	FieldReg0
-	fieldEnd = FieldReg0 + registers
+)
+
+// The fields that filters match on besides.
+const (
+	FieldIPv6Src Field = FieldReg0 + registers + iota
+	FieldIPv6Dst
+	FieldSCTPDst
+	FieldICMPType
+	FieldICMPCode
+	FieldICMPv6Type
+	FieldICMPv6Code
+	// FieldNDTarget is the target of a neighbour solicitation or advertisement, FieldNDSLL and FieldNDTLL are the link-layer
+	// addresses in their options (RFC 4861), 0 where there is none.
+	FieldNDTarget
+	FieldNDSLL
+	FieldNDTLL
+	// FieldIPFrag is FragAny and FragLater.
+	FieldIPFrag
+	// FieldCTState is the set of CTNew and the others.
+	FieldCTState
+	// FieldConjID is the id of the conjunction that has just been found true.
+	FieldConjID
+	fieldEnd
+)
+
+// The bits of FieldIPFrag (ovs-fields(7), ip_frag): a fragment, and one that is not its packet's first.
+const (
+	FragAny   = 1
+	FragLater = 2
+)
+
+// The bits of FieldCTState (ovs-fields(7), ct_state).
+const (
+	CTNew         = 0x01
+	CTEstablished = 0x02
+	CTRelated     = 0x04
+	CTReply       = 0x08
+	CTInvalid     = 0x10
+	CTTracked     = 0x20
 )
 
 const registers = 16
@@ -55,7 +93,7 @@ func FieldReg(n int) Field {
 
 // Register is the number of a register field, or false for another field.
 func (f Field) Register() (int, bool) {
-	if f < FieldReg0 || f >= fieldEnd {
+	if f < FieldReg0 || f >= FieldReg0+registers {
 		return 0, false
 	}
 	return int(f - FieldReg0), true
@@ -70,6 +108,9 @@ const (
 	formatMAC
 	formatIPv4
 	formatPort
+	formatIPv6
+	formatFrag
+	formatCTState
 )
 
 // info is what the text form needs to know of a field.
@@ -126,8 +167,35 @@ func (f Field) networkInfo() info {
 		return info{"nw_proto", "", "", 8, formatDecimal}
 	case FieldTCPSrc, FieldUDPSrc:
 		return info{"tp_src", "", "", 16, formatDecimal}
-	case FieldTCPDst, FieldUDPDst:
+	case FieldTCPDst, FieldUDPDst, FieldSCTPDst:
 		return info{"tp_dst", "", "", 16, formatDecimal}
+	default:
+		return f.filterInfo()
+	}
+}
+
+func (f Field) filterInfo() info {
+	switch f {
+	case FieldIPv6Src:
+		return info{"ipv6_src", "", "", 128, formatIPv6}
+	case FieldIPv6Dst:
+		return info{"ipv6_dst", "", "", 128, formatIPv6}
+	case FieldICMPType, FieldICMPv6Type:
+		return info{"icmp_type", "", "", 8, formatDecimal}
+	case FieldICMPCode, FieldICMPv6Code:
+		return info{"icmp_code", "", "", 8, formatDecimal}
+	case FieldNDTarget:
+		return info{"nd_target", "", "", 128, formatIPv6}
+	case FieldNDSLL:
+		return info{"nd_sll", "", "", 48, formatMAC}
+	case FieldNDTLL:
+		return info{"nd_tll", "", "", 48, formatMAC}
+	case FieldIPFrag:
+		return info{"nw_frag", "", "", 2, formatFrag}
+	case FieldCTState:
+		return info{"ct_state", "", "", 32, formatCTState}
+	case FieldConjID:
+		return info{"conj_id", "", "", 32, formatDecimal}
 	default:
 		return info{}
 	}
@@ -144,13 +212,11 @@ func (f Field) Name() string {
 	return "field(" + strconv.Itoa(int(f)) + ")"
 }
 
-// full is the mask that covers all of the field.
-func (f Field) full() uint64 {
-	if b := f.Bits(); b < 64 {
-		return 1<<b - 1
-	}
-	return ^uint64(0)
-}
+// Full is the mask that covers all of the field.
+func (f Field) Full() Bits { return ones(f.Bits()) }
+
+// full is Full of a field of at most 64 bits.
+func (f Field) full() uint64 { return f.Full().Lo }
 
 // MAC is an Ethernet address.
 type MAC [6]byte

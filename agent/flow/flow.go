@@ -78,8 +78,11 @@ func (f Flow) appendKey(b []byte) []byte {
 	b = append(b, byte(len(f.Match)))
 	for _, t := range f.Match {
 		b = append(b, byte(t.Field))
-		b = binary.BigEndian.AppendUint64(b, t.Value)
-		b = binary.BigEndian.AppendUint64(b, t.Mask)
+		size := 8
+		if t.Field.Bits() > 64 {
+			size = 16
+		}
+		b = t.Mask.Append(t.Value.Append(b, size), size)
 	}
 	return b
 }
@@ -139,5 +142,5 @@ func Compare(a, b Flow) int {
 }
 
 func compareTerms(a, b Term) int {
-	return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Mask, b.Mask))
+	return cmp.Or(cmp.Compare(a.Field, b.Field), compareBits(a.Value, b.Value), compareBits(a.Mask, b.Mask))
 }

@@ -61,9 +61,9 @@ func TestInvalidFlowsAreRefusedWithAReason(t *testing.T) {
 		"ARP without ethertype":   {m(flow.ARPOp(1)), "needs dl_type=0x806"},
 		"ARP in IPv4":             {m(flow.IPv4(), flow.ARPOp(1)), "needs dl_type=0x806"},
 		"port without protocol":   {m(flow.IPv4(), flow.TCPDst(80)), "needs nw_proto=0x6"},
-		"masked port":             {m(flow.Term{Field: flow.FieldInPort, Value: 0, Mask: 1}), "cannot be masked"},
-		"value outside its mask":  {m(flow.Term{Field: flow.FieldMetadata, Value: 3, Mask: 1}), "outside its mask"},
-		"value too wide":          {m(flow.Term{Field: flow.FieldEthSrc, Value: 1 << 48, Mask: 1<<48 - 1}), "wider than 48"},
+		"masked port":             {m(flow.Term{Field: flow.FieldInPort, Mask: flow.Low(1)}), "cannot be masked"},
+		"value outside its mask":  {m(flow.Term{Field: flow.FieldMetadata, Value: flow.Low(3), Mask: flow.Low(1)}), "outside its mask"},
+		"value too wide":          {m(flow.Term{Field: flow.FieldEthSrc, Value: flow.Low(1 << 48), Mask: flow.Low(1<<48 - 1)}), "wider than 48"},
 		"table 255":               {flow.Flow{Table: 255}, "table 255"},
 		"output to 0":             {a(flow.Output(0)), "not a port number"},
 		"output to the any port":  {a(flow.Output(0xffffffff)), "not a port number"},
@@ -76,6 +76,15 @@ func TestInvalidFlowsAreRefusedWithAReason(t *testing.T) {
 		"VLAN without present":    {a(flow.SetField(flow.FieldVLAN, 5)), "PopVLAN"},
 		"IPv6 into an ARP field":  {a(flow.SetARPSPA(v6)), "no known kind"},
 		"register -1":             {a(flow.SetReg(-1, 5)), "cannot be written"},
+		"IPv4 in an IPv6 field":   {m(flow.IPv6(), flow.IPv6Src(netip.MustParsePrefix("10.0.0.0/8"))), "no known field"},
+		"IPv6 in IPv4":            {m(flow.IPv4(), flow.IPv6Src(netip.PrefixFrom(v6, 128))), "needs dl_type=0x86dd"},
+		"ICMPv6's type in ICMP":   {m(flow.IPv4(), flow.IPProto(flow.ProtoICMP), flow.Type(flow.FieldICMPv6Type, 1)), "needs dl_type=0x86dd"},
+		"a target without ND":     {m(flow.IPv6(), flow.NDTarget(netip.PrefixFrom(v6, 128))), "needs icmp_type=0x87"},
+		"fragments of anything":   {m(flow.Whole()), "needs dl_type=0x800"},
+		"zone in no register":     {a(flow.Commit(flow.FieldVLAN)), "not a register"},
+		"output to register 16":   {a(flow.OutputReg(16)), "not a register"},
+		"a conjunction of one":    {a(flow.Conjunction(1, 1, 1)), "conjunction"},
+		"dimension 0":             {a(flow.Conjunction(1, 0, 2)), "conjunction"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := c.flow.Validate()

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,9 +12,12 @@ import (
 const (
 	EthTypeIPv4 = 0x0800
 	EthTypeARP  = 0x0806
+	EthTypeIPv6 = 0x86dd
 	ProtoICMP   = 1
 	ProtoTCP    = 6
 	ProtoUDP    = 17
+	ProtoICMPv6 = 58
+	ProtoSCTP   = 132
 )
 
 // Operations of ARP (RFC 826).
@@ -22,17 +26,23 @@ const (
 	ARPReply   = 2
 )
 
+// Types of ICMPv6 (RFC 4861) that prerequisites refer to.
+const (
+	NDSolicit = 135
+	NDAdvert  = 136
+)
+
 // Term is one condition of a match: field & Mask == Value. Mask has all of the field's bits for an exact match.
 // A term made from an argument that does not fit its field (an IPv6 address for nw_src) has field FieldNone or a value
 // wider than the field; Flow.Validate refuses it, so that constructors need no error result.
 type Term struct {
 	Field Field
-	Value uint64
-	Mask  uint64
+	Value Bits
+	Mask  Bits
 }
 
 // Exact says whether the term covers every bit of its field.
-func (t Term) Exact() bool { return t.Mask == t.Field.full() }
+func (t Term) Exact() bool { return t.Mask == t.Field.Full() }
 
 // Match is a conjunction of terms, sorted by field, each field at most once. The zero Match matches every packet.
 // It is a value: never change the slice after NewMatch.
@@ -60,10 +70,10 @@ func (m Match) Get(f Field) (Term, bool) {
 	return Term{}, false
 }
 
-func exact(f Field, v uint64) Term { return Term{f, v, f.full()} }
+func exact(f Field, v uint64) Term { return Term{f, Low(v), f.Full()} }
 
 // masked clears the value's bits outside the mask: OpenFlow refuses them (OFPBMC_BAD_WILDCARDS).
-func masked(f Field, v, mask uint64) Term { return Term{f, v & mask, mask} }
+func masked(f Field, v, mask uint64) Term { return Term{f, Low(v & mask), Low(mask)} }
 
 func address(f Field, a netip.Addr) Term {
 	v, ok := ipv4(a)
@@ -74,11 +84,11 @@ func address(f Field, a netip.Addr) Term {
 }
 
 func prefix(f Field, p netip.Prefix) Term {
-	v, ok := ipv4(p.Addr())
-	if !ok || !p.IsValid() {
+	if !p.IsValid() || p.Addr().BitLen() != f.Bits() {
 		return Term{}
 	}
-	return masked(f, v, f.full()<<(32-p.Bits())&f.full())
+	mask := upper(p.Bits(), f.Bits())
+	return Term{f, bitsOfIP(p.Addr()).And(mask), mask}
 }
 
 // InPort matches the OpenFlow number of the ingress port, or a reserved one such as PortLocal.
@@ -158,7 +168,16 @@ func IPv4Src(p netip.Prefix) Term { return prefix(FieldIPv4Src, p) }
 // IPv4Dst matches the destination address; needs IPv4(). Do not use it with 0.0.0.0/0: leave the term out.
 func IPv4Dst(p netip.Prefix) Term { return prefix(FieldIPv4Dst, p) }
 
-// IPProto matches the IP protocol number; needs IPv4().
+// IPv6 matches IPv6 packets.
+func IPv6() Term { return EthType(EthTypeIPv6) }
+
+// IPv6Src matches the source address; needs IPv6(). Do not use it with ::/0: leave the term out.
+func IPv6Src(p netip.Prefix) Term { return prefix(FieldIPv6Src, p) }
+
+// IPv6Dst matches the destination address; needs IPv6(). Do not use it with ::/0: leave the term out.
+func IPv6Dst(p netip.Prefix) Term { return prefix(FieldIPv6Dst, p) }
+
+// IPProto matches the IP protocol number, of IPv6 that of the last header; needs IPv4() or IPv6().
 func IPProto(p uint8) Term { return exact(FieldIPProto, uint64(p)) }
 
 // TCPSrc matches the source port; needs IPv4() and IPProto(ProtoTCP).
@@ -172,6 +191,39 @@ func UDPSrc(port uint16) Term { return exact(FieldUDPSrc, uint64(port)) }
 
 // UDPDst matches the destination port; needs IPv4() and IPProto(ProtoUDP).
 func UDPDst(port uint16) Term { return exact(FieldUDPDst, uint64(port)) }
+
+// PortDst matches the bits that mask selects of the destination port, FieldTCPDst, FieldUDPDst or FieldSCTPDst; needs IPv4()
+// or IPv6(), and IPProto.
+func PortDst(f Field, port, mask uint16) Term { return masked(f, uint64(port), uint64(mask)) }
+
+// Type matches FieldICMPType or FieldICMPv6Type, and Code FieldICMPCode or FieldICMPv6Code; they need the family and IPProto.
+func Type(f Field, v uint8) Term { return exact(f, uint64(v)) }
+
+// Code is described with Type.
+func Code(f Field, v uint8) Term { return exact(f, uint64(v)) }
+
+// NDTarget matches the target of a neighbour solicitation or advertisement; needs IPv6(), IPProto(ProtoICMPv6) and the type.
+func NDTarget(p netip.Prefix) Term { return prefix(FieldNDTarget, p) }
+
+// NDSLL matches the source link-layer address of a neighbour solicitation, NDTLL the target's of an advertisement; the zero
+// MAC matches those without the option. They need IPv6(), IPProto(ProtoICMPv6) and the type.
+func NDSLL(m MAC) Term { return exact(FieldNDSLL, m.uint64()) }
+
+// NDTLL is described with NDSLL.
+func NDTLL(m MAC) Term { return exact(FieldNDTLL, m.uint64()) }
+
+// Whole matches packets that are no fragments; needs IPv4() or IPv6().
+func Whole() Term { return exact(FieldIPFrag, 0) }
+
+// LaterFragment matches fragments but for their packets' first ones: they have no ports. Needs IPv4() or IPv6().
+func LaterFragment() Term { return exact(FieldIPFrag, FragAny|FragLater) }
+
+// CTState matches what conntrack says of a packet: all of the bits of has, and none of those of lacks. A packet that it has
+// not seen has none.
+func CTState(has, lacks uint32) Term { return masked(FieldCTState, uint64(has), uint64(has|lacks)) }
+
+// ConjID matches the packets for which conjunction id holds, see Conjunction.
+func ConjID(id uint32) Term { return exact(FieldConjID, uint64(id)) }
 
 func (m Match) validate() error {
 	for i, t := range m {
@@ -189,15 +241,15 @@ func (m Match) validate() error {
 }
 
 func (t Term) validate() error {
-	full := t.Field.full()
+	full := t.Field.Full()
 	switch {
 	case t.Field.Bits() == 0:
 		return fmt.Errorf("match: a term of no known field, made from a value that its field cannot hold")
-	case t.Value&^full != 0 || t.Mask&^full != 0:
-		return fmt.Errorf("match: %s: value %#x or mask %#x is wider than %d bits", t.Field.Name(), t.Value, t.Mask, t.Field.Bits())
-	case t.Value&^t.Mask != 0:
-		return fmt.Errorf("match: %s: value %#x has bits outside its mask %#x", t.Field.Name(), t.Value, t.Mask)
-	case t.Mask == 0:
+	case !t.Value.Without(full).Zero() || !t.Mask.Without(full).Zero():
+		return fmt.Errorf("match: %s: value %s or mask %s is wider than %d bits", t.Field.Name(), t.Value, t.Mask, t.Field.Bits())
+	case !t.Value.Without(t.Mask).Zero():
+		return fmt.Errorf("match: %s: value %s has bits outside its mask %s", t.Field.Name(), t.Value, t.Mask)
+	case t.Mask.Zero():
 		return fmt.Errorf("match: %s: an empty mask matches everything; leave the term out", t.Field.Name())
 	case !t.Exact() && !t.Field.maskable():
 		return fmt.Errorf("match: %s cannot be masked (OpenFlow 1.4 table 12)", t.Field.Name())
@@ -207,7 +259,8 @@ func (t Term) validate() error {
 
 func (f Field) maskable() bool {
 	switch f {
-	case FieldInPort, FieldEthType, FieldARPOp, FieldIPProto:
+	case FieldInPort, FieldEthType, FieldARPOp, FieldIPProto, FieldICMPType, FieldICMPCode, FieldICMPv6Type, FieldICMPv6Code,
+		FieldConjID:
 		return false
 	default:
 		return true
@@ -219,20 +272,46 @@ func (m Match) prerequisites(f Field) error {
 	switch f {
 	case FieldARPOp, FieldARPSPA, FieldARPTPA, FieldARPSHA, FieldARPTHA:
 		return m.require(f, EthType(EthTypeARP))
-	case FieldIPv4Src, FieldIPv4Dst, FieldIPProto:
-		return m.require(f, EthType(EthTypeIPv4))
+	case FieldIPv4Src, FieldIPv4Dst:
+		return m.require(f, IPv4())
+	case FieldIPv6Src, FieldIPv6Dst:
+		return m.require(f, IPv6())
+	case FieldIPProto, FieldIPFrag:
+		return m.require(f, IPv4(), IPv6())
 	case FieldTCPSrc, FieldTCPDst:
 		return m.require(f, IPProto(ProtoTCP))
 	case FieldUDPSrc, FieldUDPDst:
 		return m.require(f, IPProto(ProtoUDP))
+	case FieldSCTPDst:
+		return m.require(f, IPProto(ProtoSCTP))
+	default:
+		return m.icmpPrerequisites(f)
+	}
+}
+
+// icmpPrerequisites are those of ovs-fields(7) for ICMP and neighbour discovery.
+func (m Match) icmpPrerequisites(f Field) error {
+	switch f {
+	case FieldICMPType, FieldICMPCode:
+		return errors.Join(m.require(f, IPv4()), m.require(f, IPProto(ProtoICMP)))
+	case FieldICMPv6Type, FieldICMPv6Code:
+		return errors.Join(m.require(f, IPv6()), m.require(f, IPProto(ProtoICMPv6)))
+	case FieldNDTarget:
+		return m.require(f, Type(FieldICMPv6Type, NDSolicit), Type(FieldICMPv6Type, NDAdvert))
+	case FieldNDSLL:
+		return m.require(f, Type(FieldICMPv6Type, NDSolicit))
+	case FieldNDTLL:
+		return m.require(f, Type(FieldICMPv6Type, NDAdvert))
 	default:
 		return nil
 	}
 }
 
-func (m Match) require(f Field, need Term) error {
-	if got, ok := m.Get(need.Field); !ok || got != need {
-		return fmt.Errorf("match: %s needs %s=%#x in the same match", f.Name(), need.Field.Name(), need.Value)
+// require wants one of some terms on the same field.
+func (m Match) require(f Field, oneOf ...Term) error {
+	need := oneOf[0]
+	if got, ok := m.Get(need.Field); !ok || !slices.Contains(oneOf, got) {
+		return fmt.Errorf("match: %s needs %s=%s in the same match", f.Name(), need.Field.Name(), need.Value)
 	}
 	return nil
 }

@@ -48,18 +48,21 @@ func Text(flows []Flow, o TextOptions) string {
 func (m Match) String() string { return strings.Join(m.terms(TextOptions{}), ",") }
 
 func (m Match) terms(o TextOptions) []string {
-	var out []string
+	out := m.appendTerm(nil, FieldConjID, nil, o)
+	out = m.appendTerm(out, FieldCTState, nil, o)
 	short, covered := m.shorthand()
 	if short != "" {
 		out = append(out, short)
 	}
-	for f := FieldReg0; f < fieldEnd; f++ {
-		out = m.appendTerm(out, f, covered, o)
+	for n := range registers {
+		out = m.appendTerm(out, FieldReg(n), covered, o)
 	}
 	for _, f := range [...]Field{
 		FieldTunID, FieldMetadata, FieldInPort, FieldVLAN, FieldEthSrc, FieldEthDst, FieldEthType,
-		FieldIPv4Src, FieldIPv4Dst, FieldIPProto, FieldARPSPA, FieldARPTPA, FieldARPOp, FieldARPSHA, FieldARPTHA,
-		FieldTCPSrc, FieldUDPSrc, FieldTCPDst, FieldUDPDst, FieldNone,
+		FieldIPv4Src, FieldIPv4Dst, FieldIPv6Src, FieldIPv6Dst, FieldIPProto,
+		FieldARPSPA, FieldARPTPA, FieldARPOp, FieldARPSHA, FieldARPTHA, FieldIPFrag,
+		FieldICMPType, FieldICMPCode, FieldICMPv6Type, FieldICMPv6Code, FieldNDTarget, FieldNDSLL, FieldNDTLL,
+		FieldTCPSrc, FieldUDPSrc, FieldTCPDst, FieldUDPDst, FieldSCTPDst, FieldNone,
 	} {
 		out = m.appendTerm(out, f, covered, o)
 	}
@@ -84,47 +87,95 @@ func (m Match) shorthand() (string, []Field) {
 	if !ok {
 		return "", nil
 	}
-	switch eth.Value {
+	switch eth.Value.Lo {
 	case EthTypeARP:
 		return "arp", []Field{FieldEthType}
 	case EthTypeIPv4:
-		return m.protoShorthand()
+		return m.protoShorthand("ip", "", ProtoICMP)
+	case EthTypeIPv6:
+		return m.protoShorthand("ipv6", "6", ProtoICMPv6)
 	}
 	return "", nil
 }
 
-func (m Match) protoShorthand() (string, []Field) {
+func (m Match) protoShorthand(family, suffix string, icmp uint64) (string, []Field) {
 	both := []Field{FieldEthType, FieldIPProto}
 	proto, _ := m.Get(FieldIPProto)
-	switch proto.Value {
-	case ProtoICMP:
-		return "icmp", both
+	switch proto.Value.Lo {
+	case icmp:
+		return "icmp" + suffix, both
 	case ProtoTCP:
-		return "tcp", both
+		return "tcp" + suffix, both
 	case ProtoUDP:
-		return "udp", both
+		return "udp" + suffix, both
+	case ProtoSCTP:
+		return "sctp" + suffix, both
 	}
-	return "ip", both[:1]
+	return family, both[:1]
 }
 
 func (t Term) text(o TextOptions) string {
 	i := t.Field.info()
+	v := t.Value.Lo
 	switch {
-	case t.Field == FieldVLAN && t.Exact() && t.Value&VLANPresent != 0:
-		return fmt.Sprintf("dl_vlan=%d", t.Value&^VLANPresent)
+	case t.Field == FieldVLAN && t.Exact() && v&VLANPresent != 0:
+		return fmt.Sprintf("dl_vlan=%d", v&^VLANPresent)
 	case t.Field == FieldVLAN:
 		// An exact 0 covers the present bit and the VID, 0x1fff of the 16-bit TCI that ovs-ofctl speaks of.
-		return fmt.Sprintf("vlan_tci=0x%04x/0x%04x", t.Value, t.Mask)
+		return fmt.Sprintf("vlan_tci=0x%04x/0x%04x", v, t.Mask.Lo)
 	case i.format == formatPort:
-		return i.match + "=" + portText(uint32(t.Value), o)
+		return i.match + "=" + portText(uint32(v), o)
+	case i.format == formatFrag:
+		return i.match + "=" + fragText(t)
+	case i.format == formatCTState:
+		return i.match + "=" + stateText(t)
+	case i.format == formatIPv6:
+		return i.match + "=" + ipv6Of(t.Value).String() + t.ipv6Mask()
 	case t.Exact():
-		return i.match + "=" + i.format.text(t.Value)
+		return i.match + "=" + i.format.text(v)
 	case i.format == formatIPv4:
-		return i.match + "=" + ipv4Of(t.Value).String() + "/" + maskText(uint32(t.Mask))
+		return i.match + "=" + ipv4Of(v).String() + "/" + maskText(uint32(t.Mask.Lo))
 	case i.format == formatMAC || i.format == formatHex:
-		return i.match + "=" + i.format.text(t.Value) + "/" + i.format.text(t.Mask)
+		return i.match + "=" + i.format.text(v) + "/" + i.format.text(t.Mask.Lo)
 	}
-	return fmt.Sprintf("%s=%#x/%#x", t.Field.Name(), t.Value, t.Mask)
+	return fmt.Sprintf("%s=%s/%s", t.Field.Name(), t.Value, t.Mask)
+}
+
+// ipv6Mask is the prefix length where the mask is one, nothing for a whole address.
+func (t Term) ipv6Mask() string {
+	n, ok := t.Mask.prefixLength(128)
+	switch {
+	case !ok:
+		return "/" + ipv6Of(t.Mask).String()
+	case n == 128:
+		return ""
+	}
+	return "/" + strconv.Itoa(n)
+}
+
+// fragText is ovs-ofctl's word for a choice of fragments.
+func fragText(t Term) string {
+	switch {
+	case t.Exact() && t.Value.Zero():
+		return "no"
+	case t.Exact() && t.Value == t.Field.Full():
+		return "later"
+	}
+	return fmt.Sprintf("%s/%s", t.Value, t.Mask)
+}
+
+// stateText are the bits of conntrack's state as ovs-ofctl names them.
+func stateText(t Term) string {
+	var out string
+	for i, name := range [...]string{"new", "est", "rel", "rpl", "inv", "trk"} {
+		switch bit := uint64(1) << i; {
+		case t.Value.Lo&bit != 0:
+			out += "+" + name
+		case t.Mask.Lo&bit != 0:
+			out += "-" + name
+		}
+	}
+	return out
 }
 
 // maskText is a prefix length where the mask is one, as ovs-ofctl prints it.
@@ -145,7 +196,7 @@ func (f format) text(v uint64) string {
 		return macOf(v).String()
 	case formatIPv4:
 		return ipv4Of(v).String()
-	case formatDecimal, formatPort:
+	case formatDecimal, formatPort, formatIPv6, formatFrag, formatCTState:
 	}
 	return strconv.FormatUint(v, 10)
 }
@@ -199,9 +250,32 @@ func (a Action) Text(o TextOptions) string {
 		return "goto_table:" + strconv.Itoa(int(a.Table))
 	case KindResubmit:
 		return "resubmit(," + strconv.Itoa(int(a.Table)) + ")"
+	case KindResubmitCT:
+		return "resubmit(," + strconv.Itoa(int(a.Table)) + ",ct)"
+	case KindTrack:
+		return a.trackText()
+	case KindConjunction:
+		return fmt.Sprintf("conjunction(%d,%d/%d)", a.Value, a.Table+1, a.Mask)
+	case KindOutputField:
+		return "output:" + i.nxm + "[]"
 	case KindNone:
 	}
 	return "invalid"
+}
+
+func (a Action) trackText() string {
+	var args []string
+	if a.Value&trackCommit != 0 {
+		args = append(args, "commit")
+	}
+	if a.Value&trackForce != 0 {
+		args = append(args, "force")
+	}
+	if a.Table != noTable {
+		args = append(args, "table="+strconv.Itoa(int(a.Table)))
+	}
+	args = append(args, "zone="+a.Field.info().nxm+"[0..15]")
+	return "ct(" + strings.Join(args, ",") + ")"
 }
 
 func outputText(port uint32, o TextOptions) string {

@@ -319,6 +319,23 @@ func (c *Conn) Barrier(ctx context.Context) error {
 	})
 }
 
+// fragmentsByMatch is OFPC_FRAG_NX_MATCH of nicira-ext.h.
+const fragmentsByMatch = 3
+
+// MatchFragments has the whole bridge match the ports of a packet's first fragment as those of a whole packet, and tell first
+// from later ones; usually it matches all fragments as if they had port 0 (ovs-ofctl(8), set-frags). Idempotent.
+func (c *Conn) MatchFragments(ctx context.Context) error {
+	return c.exclusive(ctx, func() error {
+		xid := c.take(2)
+		config := be16(be16(begin(nil, c.version, typeSetConfig, xid), fragmentsByMatch), 0) // no packets to this connection
+		requests := end(append(end(config, 0), begin(nil, c.version, typeBarrierRequest, xid+1)...), len(config))
+		op := &operation{first: xid, count: 2, handle: func(m message) (bool, error) {
+			return true, expect(m, typeBarrierReply)
+		}}
+		return c.exchange(ctx, requests, op)
+	})
+}
+
 // expect turns an error message, or one of another type than asked for, into an error.
 func expect(m message, kind uint8) error {
 	if m.kind == typeError {

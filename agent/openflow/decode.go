@@ -199,7 +199,7 @@ func decodeTerms(header uint32, payload []byte) ([]flow.Term, bool) {
 		if f == flow.FieldNone {
 			return nil, false
 		}
-		if t, ok := maskedTerm(f, number(value[4*half:4*half+4]), number(mask[4*half:4*half+4])); ok {
+		if t, ok := maskedTerm(f, value[4*half:4*half+4], mask[4*half:4*half+4]); ok {
 			out = append(out, t)
 		}
 	}
@@ -214,32 +214,17 @@ func decodeTerm(header uint32, payload []byte) (flow.Term, bool) {
 	case f == flow.FieldNone:
 		return flow.Term{}, false
 	case !masked && len(payload) == size:
-		return flow.Term{Field: f, Value: number(payload), Mask: fullMask(f)}, true
+		return flow.Term{Field: f, Value: flow.BitsOf(payload), Mask: f.Full()}, true
 	case masked && len(payload) == 2*size:
-		return maskedTerm(f, number(payload[:size]), number(payload[size:]))
+		return maskedTerm(f, payload[:size], payload[size:])
 	}
 	return flow.Term{}, false
 }
 
 // maskedTerm brings the mask down to the field's width: OVS may set bits above it.
-func maskedTerm(f flow.Field, value, mask uint64) (flow.Term, bool) {
-	mask &= fullMask(f)
-	return flow.Term{Field: f, Value: value & mask, Mask: mask}, mask != 0
-}
-
-func fullMask(f flow.Field) uint64 {
-	if f.Bits() >= 64 {
-		return ^uint64(0)
-	}
-	return 1<<f.Bits() - 1
-}
-
-func number(b []byte) uint64 {
-	var v uint64
-	for _, x := range b {
-		v = v<<8 | uint64(x)
-	}
-	return v
+func maskedTerm(f flow.Field, value, mask []byte) (flow.Term, bool) {
+	m := flow.BitsOf(mask).And(f.Full())
+	return flow.Term{Field: f, Value: flow.BitsOf(value).And(m), Mask: m}, !m.Zero()
 }
 
 // fieldOf is the inverse of oxmOf.

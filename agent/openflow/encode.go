@@ -28,6 +28,12 @@ func oxmOf(f flow.Field) (oxm, error) {
 	}
 	var number int
 	switch f {
+	case flow.FieldIPFrag:
+		return oxm{classNXM1, 26, 1}, nil
+	case flow.FieldConjID:
+		return oxm{classNXM1, 37, 4}, nil
+	case flow.FieldCTState:
+		return oxm{classNXM1, 105, 4}, nil
 	case flow.FieldInPort:
 		number = 0
 	case flow.FieldMetadata:
@@ -78,6 +84,33 @@ func oxmNetwork(f flow.Field) int {
 	case flow.FieldARPTHA:
 		return 25
 	default:
+		return oxmFilter(f)
+	}
+}
+
+func oxmFilter(f flow.Field) int {
+	switch f {
+	case flow.FieldSCTPDst:
+		return 18
+	case flow.FieldICMPType:
+		return 19
+	case flow.FieldICMPCode:
+		return 20
+	case flow.FieldIPv6Src:
+		return 26
+	case flow.FieldIPv6Dst:
+		return 27
+	case flow.FieldICMPv6Type:
+		return 29
+	case flow.FieldICMPv6Code:
+		return 30
+	case flow.FieldNDTarget:
+		return 31
+	case flow.FieldNDSLL:
+		return 32
+	case flow.FieldNDTLL:
+		return 33
+	default:
 		return -1
 	}
 }
@@ -97,10 +130,10 @@ func appendTerm(b []byte, t flow.Term) ([]byte, error) {
 		return nil, err
 	}
 	if t.Exact() {
-		return beN(be32(b, o.header(false, o.bytes)), t.Value, o.bytes), nil
+		return t.Value.Append(be32(b, o.header(false, o.bytes)), o.bytes), nil
 	}
 	b = be32(b, o.header(true, 2*o.bytes))
-	return beN(beN(b, t.Value, o.bytes), t.Mask, o.bytes), nil
+	return t.Mask.Append(t.Value.Append(b, o.bytes), o.bytes), nil
 }
 
 // appendMatch writes a struct ofp_match of OXM type, padded to 8 bytes (OpenFlow 1.4 section 7.2.3.1).
@@ -141,10 +174,14 @@ const (
 	instructionGotoTable    = 1
 	instructionApplyActions = 4
 
-	niciraVendor   = 0x00002320
-	niciraMove     = 6
-	niciraResubmit = 14
-	niciraLoad2    = 33
+	niciraVendor      = 0x00002320
+	niciraMove        = 6
+	niciraResubmit    = 14
+	niciraOutputReg   = 15
+	niciraLoad2       = 33
+	niciraConjunction = 34
+	niciraCT          = 35
+	niciraResubmitCT  = 44
 )
 
 // appendInstructions writes the actions as one apply-actions instruction and a goto-table after it.
@@ -192,18 +229,57 @@ func appendAction(b []byte, v Version, a flow.Action) ([]byte, error) {
 	case flow.KindMove:
 		return appendMove(b, v, a)
 	case flow.KindResubmit:
-		b = be16(appendNicira(b, 16, niciraResubmit), flow.PortInPort&0xffff)
-		return append(b, a.Table, 0, 0, 0), nil
+		return appendResubmit(b, niciraResubmit, a), nil
+	case flow.KindResubmitCT:
+		return appendResubmit(b, niciraResubmitCT, a), nil
+	case flow.KindConjunction:
+		b = append(appendNicira(b, 16, niciraConjunction), a.Table, byte(a.Mask))
+		return be32(b, uint32(a.Value)), nil
+	case flow.KindTrack:
+		return appendTrack(b, a)
+	case flow.KindOutputField:
+		return appendOutputReg(b, a)
 	case flow.KindNone, flow.KindGotoTable:
 	}
 	return nil, fmt.Errorf("action %s cannot stand here", a)
 }
 
+// appendResubmit writes struct nx_action_resubmit.
+func appendResubmit(b []byte, subtype uint16, a flow.Action) []byte {
+	b = be16(appendNicira(b, 16, subtype), flow.PortInPort&0xffff)
+	return append(b, a.Table, 0, 0, 0)
+}
+
+// appendTrack writes struct nx_action_conntrack with the low 16 bits of a register as the zone.
+func appendTrack(b []byte, a flow.Action) ([]byte, error) {
+	zone, err := oxmOf(a.Field)
+	if err != nil {
+		return nil, err
+	}
+	b = be16(appendNicira(b, 24, niciraCT), uint16(a.Value))
+	b = be16(be32(b, zone.header(false, zone.bytes)), bitRange(16))
+	return append(b, a.Table, 0, 0, 0, 0, 0), nil
+}
+
+// appendOutputReg writes struct nx_action_output_reg, for all of a register.
+func appendOutputReg(b []byte, a flow.Action) ([]byte, error) {
+	port, err := oxmOf(a.Field)
+	if err != nil {
+		return nil, err
+	}
+	b = be16(appendNicira(b, 24, niciraOutputReg), bitRange(a.Field.Bits()))
+	b = be16(be32(b, port.header(false, port.bytes)), 0xffff) // how much of it a controller would get
+	return zeros(b, 6), nil
+}
+
+// bitRange is the ofs_nbits of nicira-ext.h for the n low bits of a field.
+func bitRange(n int) uint16 { return uint16(n - 1) }
+
 // appendSetField writes an OFPAT_SET_FIELD; OpenFlow 1.4 has none with a mask, there it is struct nx_action_reg_load2, whose
 // OXM field follows the subtype at once.
 func appendSetField(b []byte, v Version, a flow.Action) ([]byte, error) {
 	start := len(b)
-	t := flow.Term{Field: a.Field, Value: a.Value, Mask: a.Mask}
+	t := flow.Term{Field: a.Field, Value: flow.Low(a.Value), Mask: flow.Low(a.Mask)}
 	if v == Version14 && !t.Exact() {
 		b = appendNicira(b, 0, niciraLoad2)
 	} else {

@@ -126,7 +126,39 @@ func everyMatch() []flow.Match {
 	for n := range 16 {
 		out = append(out, flow.NewMatch(flow.Reg(n, uint32(n)+1)))
 	}
-	return out
+	return append(out, everyFilterMatch()...)
+}
+
+func everyFilterMatch() []flow.Match {
+	mac := flow.MAC{0xfa, 0x16, 0x3e, 1, 2, 3}
+	host, net := netip.MustParsePrefix("fd00:1:2:3:4:5:6:7/128"), netip.MustParsePrefix("fd00:1:2:3:8000::/65")
+	v4, v6, proto := flow.IPv4(), flow.IPv6(), flow.IPProto
+	icmp6 := func(kind uint8, terms ...flow.Term) flow.Match {
+		return flow.NewMatch(append(terms, v6, proto(flow.ProtoICMPv6), flow.Type(flow.FieldICMPv6Type, kind))...)
+	}
+	return []flow.Match{
+		flow.NewMatch(v6),
+		flow.NewMatch(v6, flow.IPv6Src(host), flow.IPv6Dst(net)),
+		flow.NewMatch(v6, flow.IPv6Dst(netip.MustParsePrefix("::/1"))),
+		flow.NewMatch(v6, proto(47)),
+		flow.NewMatch(v6, proto(flow.ProtoICMP)),
+		flow.NewMatch(v4, proto(flow.ProtoICMPv6)),
+		flow.NewMatch(v6, proto(flow.ProtoTCP), flow.PortDst(flow.FieldTCPDst, 0x1388, 0xfff8)),
+		flow.NewMatch(v6, proto(flow.ProtoUDP), flow.PortDst(flow.FieldUDPDst, 53, 0xffff)),
+		flow.NewMatch(v4, proto(flow.ProtoUDP), flow.PortDst(flow.FieldUDPDst, 0, 0xff00)),
+		flow.NewMatch(v4, proto(flow.ProtoSCTP), flow.PortDst(flow.FieldSCTPDst, 36412, 0xffff)),
+		flow.NewMatch(v6, proto(flow.ProtoSCTP), flow.PortDst(flow.FieldSCTPDst, 0x8000, 0x8000)),
+		flow.NewMatch(v4, proto(flow.ProtoICMP), flow.Type(flow.FieldICMPType, 8), flow.Code(flow.FieldICMPCode, 0)),
+		icmp6(128, flow.Code(flow.FieldICMPv6Code, 0)),
+		icmp6(flow.NDSolicit, flow.NDTarget(host), flow.NDSLL(mac)),
+		icmp6(flow.NDAdvert, flow.NDTarget(net), flow.NDTLL(flow.MAC{}), flow.EthSrc(mac)),
+		flow.NewMatch(v4, flow.Whole()),
+		flow.NewMatch(v6, proto(flow.ProtoTCP), flow.LaterFragment()),
+		flow.NewMatch(flow.CTState(0, flow.CTTracked)),
+		flow.NewMatch(v4, flow.CTState(flow.CTTracked|flow.CTReply, flow.CTInvalid|flow.CTRelated), flow.RegMasked(4, 1, 1)),
+		flow.NewMatch(flow.CTState(flow.CTTracked|flow.CTNew|flow.CTEstablished, 0)),
+		flow.NewMatch(v4, flow.ConjID(0xfffffff1)),
+	}
 }
 
 // actionFlow is a list of actions with the match that they need.
@@ -166,7 +198,17 @@ func everyAction() []actionFlow {
 	for n := range 16 {
 		out = append(out, actionFlow{nil, []flow.Action{flow.SetReg(n, 0xffffffff), flow.GotoTable(10)}})
 	}
-	return out
+	ip, known := flow.NewMatch(flow.IPv4()), flow.NewMatch(flow.IPv6(), flow.CTState(flow.CTTracked, flow.CTInvalid))
+	return append(out,
+		actionFlow{ip, []flow.Action{flow.Track(flow.FieldReg(5), 81)}},
+		actionFlow{ip, []flow.Action{flow.Commit(flow.FieldReg(15)), flow.OutputReg(7)}},
+		actionFlow{known, []flow.Action{flow.CommitTrack(flow.FieldReg(0), 254)}},
+		actionFlow{known, []flow.Action{flow.TurnTrack(flow.FieldReg(5), 3)}},
+		actionFlow{known, []flow.Action{flow.ResubmitCT(82), flow.Resubmit(1)}},
+		actionFlow{nil, []flow.Action{flow.OutputReg(0)}},
+		actionFlow{nil, []flow.Action{flow.Conjunction(0xfffffff1, 1, 2)}},
+		actionFlow{nil, []flow.Action{flow.Conjunction(1, 2, 2), flow.Conjunction(2, 64, 64)}},
+	)
 }
 
 func everyFlow(t testing.TB) []flow.Flow {
@@ -222,6 +264,22 @@ func TestTextIsWhatDumpFlowsPrints(t *testing.T) {
 	slices.Sort(want)
 	if diff := cmp.Diff(want, dumpText(o, "br0")); diff != "" {
 		t.Errorf("weft (-) and dump-flows (+) differ:\n%s", diff)
+	}
+}
+
+func TestFragmentsAreMatchedByWhatTheyAreOnceAskedFor(t *testing.T) {
+	for _, v := range []openflow.Version{openflow.Version14, openflow.Version15} {
+		o := ovstest.Start(t)
+		o.AddBridge("br0")
+		c := dial(t, o, "br0", v)
+		for range 2 {
+			if err := c.MatchFragments(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := strings.TrimSpace(o.Ofctl("get-frags", "br0")); got != "nx-match" {
+			t.Errorf("%s: fragments are handled as %q", v, got)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	typeError            = 1
 	typeEchoRequest      = 2
 	typeEchoReply        = 3
+	typeSetConfig        = 9
 	typeFlowMod          = 14
 	typeMultipartRequest = 18
 	typeMultipartReply   = 19
@@ -87,14 +88,6 @@ func zeros(b []byte, n int) []byte { return append(b, make([]byte, n)...) }
 func be16(b []byte, v uint16) []byte { return binary.BigEndian.AppendUint16(b, v) }
 func be32(b []byte, v uint32) []byte { return binary.BigEndian.AppendUint32(b, v) }
 func be64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
-
-// beN appends the low n bytes of v.
-func beN(b []byte, v uint64, n int) []byte {
-	for i := n - 1; i >= 0; i-- {
-		b = append(b, byte(v>>(8*i)))
-	}
-	return b
-}
 
 // appendHello writes OFPT_HELLO with a version bitmap (OpenFlow 1.4 section 7.5.1, OFPHET_VERSIONBITMAP).
 func appendHello(b []byte, versions []Version) []byte {
