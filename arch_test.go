@@ -47,6 +47,7 @@ var pure = []pureRow{
 	{dir: "agent/ha", why: "who forwards is proven by a model over values"},
 	{dir: "agent/flow", why: "flows are values that print as text", uses: macs},
 	{dir: "agent/hybrid", why: "which packets pass is proven by a model over values"},
+	{dir: "agent/metadata/guest", why: "what a VM is told is a function of what it is", uses: macsAndMasks},
 	{dir: "agent/dhcpconf", why: "dnsmasq's files are a function of the network", uses: macsAndMasks},
 }
 
@@ -103,7 +104,8 @@ var restricted = []restriction{
 // drivers are the packages of the agent with effects on the host, and more.
 func drivers(more ...string) []string {
 	return append([]string{
-		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/ipset", "agent/nat", "agent/netns", "agent/openflow", "agent/ovs",
+		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/ipset", "agent/metadata", "agent/metadata/proxy", "agent/metadata/wire", "agent/nat", "agent/netns",
+		"agent/openflow", "agent/ovs",
 	}, more...)
 }
 

@@ -7,7 +7,7 @@ PATH=$PATH:/usr/sbin:/sbin
 packages=(
   openvswitch-switch etcd-server etcd-client dnsmasq-base # what a node runs
   iptables conntrack iproute2 ethtool                     # what agents and their tests read back with
-  tcpdump iputils-ping iputils-arping socat               # what scenarios prove things with
+  tcpdump iputils-ping iputils-arping socat curl          # what scenarios prove things with
   git gcc libc6-dev                                       # the race detector links with C
 )
 

@@ -121,3 +121,10 @@ type IPSet struct {
 	IPv6    bool
 	Members []netip.Prefix // sorted; none is a whole family
 }
+
+// Metadata is one place where the metadata service listens to guests: a router's namespace or a network's DHCP namespace.
+type Metadata struct {
+	Router, Network string // the UUID of the one whose namespace it is; the other is ""
+	Namespace       string
+	Address         netip.AddrPort // listened on in the namespace
+}
