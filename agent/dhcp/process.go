@@ -22,15 +22,30 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 )
 
-// linkEnv is the environment variable that tells which link, by index, a dnsmasq was started for. dnsmasq binds its
-// socket to the device: after the device has been made anew it would stay deaf. The environment belongs to the process
-// and can be read as long as it lives, so a restarted agent knows it too.
-const linkEnv = "WEFT_LINK_INDEX"
-
-// place is where a dnsmasq serves: the namespace's inode, and the index of the link in it (0 if Args name none).
+// place is where a dnsmasq serves: the namespace's inode, and the index of the link in it (0 if Args name none). dnsmasq binds
+// its socket to the device: after the device has been made anew it would stay deaf.
 type place struct {
 	inode uint64
 	link  int
+}
+
+// placeFile tells, in a network's directory, for which place its dnsmasq was started. It is written when none runs, before one
+// is started, and so holds for the one that runs. To ask the kernel where a process that is not root's serves takes the right
+// to trace it (ptrace(2), PTRACE_MODE_READ), which the agent need not have.
+const placeFile = "place"
+
+func (p place) String() string { return fmt.Sprintf("%d %d\n", p.inode, p.link) }
+
+// readPlace reads placeFile; the zero place, which is nowhere, if there is none or it is damaged.
+func readPlace(dir string) (p place, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, placeFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return place{}, err
+	}
+	if n, _ := fmt.Sscanf(string(b), "%d %d\n", &p.inode, &p.link); n != 2 {
+		return place{}, nil
+	}
+	return p, nil
 }
 
 // locate finds the place in the wanted namespace.
@@ -38,7 +53,7 @@ func (m *Manager) locate(want desired.DHCP) (place, error) {
 	var at place
 	name := interfaceName(want.Args)
 	err := m.o.Enter(want.Namespace, func() error {
-		inode, err := netInode("thread-self")
+		inode, err := netInode()
 		if err != nil {
 			return err
 		}
@@ -65,11 +80,11 @@ func interfaceName(args []string) string {
 	return ""
 }
 
-// netInode identifies the network namespace of a process or thread.
-func netInode(proc string) (uint64, error) {
+// netInode identifies the network namespace of the calling thread.
+func netInode() (uint64, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/"+proc+"/ns/net", &st); err != nil {
-		return 0, fmt.Errorf("network namespace of %s: %w", proc, err)
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0, fmt.Errorf("identity of the namespace: %w", err)
 	}
 	return st.Ino, nil
 }
@@ -182,7 +197,7 @@ func (m *Manager) open(network string, pid int) (*process, error) {
 
 var errNotOurs = errors.New("not the dnsmasq of this directory")
 
-// read fills in what /proc tells of the process (proc(5)).
+// read fills in what /proc tells of the process (proc(5)), and what was noted when it was started.
 func (p *process) read(dir string) error {
 	proc := strconv.Itoa(p.pid)
 	cmdline, err := os.ReadFile("/proc/" + proc + "/cmdline")
@@ -193,16 +208,7 @@ func (p *process) read(dir string) error {
 		return errNotOurs
 	}
 	p.argv = splitNul(cmdline)[1:]
-	environ, err := os.ReadFile("/proc/" + proc + "/environ")
-	if err != nil {
-		return err
-	}
-	for _, v := range splitNul(environ) {
-		if index, ok := strings.CutPrefix(v, linkEnv+"="); ok {
-			p.at.link, _ = strconv.Atoi(index) // 0, which is no link, if it is not a number
-		}
-	}
-	p.at.inode, err = netInode(proc)
+	p.at, err = readPlace(dir)
 	return err
 }
 
@@ -234,7 +240,10 @@ func (m *Manager) start(ctx context.Context, want desired.DHCP, argv []string, a
 	if err := m.makeDir(m.Dir(want.Network)); err != nil {
 		return nil, err
 	}
-	err := m.launch(ctx, want.Namespace, argv, at)
+	if err := m.writeFile(m.Dir(want.Network), placeFile, at.String()); err != nil {
+		return nil, err
+	}
+	err := m.launch(ctx, want.Namespace, argv)
 	if err != nil {
 		lost, searchErr := m.search(want.Network)
 		if lost == nil || searchErr != nil {
@@ -244,7 +253,7 @@ func (m *Manager) start(ctx context.Context, want desired.DHCP, argv []string, a
 		if err := m.stop(ctx, want.Network, lost); err != nil {
 			return nil, err
 		}
-		if err := m.launch(ctx, want.Namespace, argv, at); err != nil {
+		if err := m.launch(ctx, want.Namespace, argv); err != nil {
 			return nil, err
 		}
 	}
@@ -255,13 +264,13 @@ func (m *Manager) start(ctx context.Context, want desired.DHCP, argv []string, a
 	return p, err
 }
 
-func (m *Manager) launch(ctx context.Context, namespace string, argv []string, at place) error {
+func (m *Manager) launch(ctx context.Context, namespace string, argv []string) error {
 	ctx, cancel := context.WithTimeout(ctx, m.o.StartTimeout)
 	defer cancel()
 	m.writes.Add(1)
 	return m.o.Enter(namespace, func() error {
 		cmd := exec.CommandContext(ctx, m.o.Program, argv...)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), linkEnv + "=" + strconv.Itoa(at.link)}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 		cmd.Dir = "/"
 		var errs bytes.Buffer
 		cmd.Stderr = &errs

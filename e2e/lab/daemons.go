@@ -298,8 +298,15 @@ func (l *Lab) launchWeft(ctx context.Context, s *state, h HostInfo, d Daemon, co
 	if err := os.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("write its configuration: %w", err)
 	}
-	return l.launch(ctx, h, d, []string{filepath.Join(s.Bin, d.program()), "--config", path})
+	argv := []string{filepath.Join(s.Bin, d.program()), "--config", path}
+	if d == AgentDaemon {
+		argv = append([]string{"setpriv", "--bounding-set", agentCapabilities}, argv...)
+	}
+	return l.launch(ctx, h, d, argv)
 }
+
+// agentCapabilities is all that the agent and its children may have (setpriv(1)), as in deploy/systemd/weft-agent.service.
+const agentCapabilities = "-all,+net_admin,+net_raw,+sys_admin,+net_bind_service,+setuid,+setgid,+kill"
 
 // launch starts a daemon as a child of the host's pid 1, with its output in the host's log.
 func (l *Lab) launch(ctx context.Context, h HostInfo, d Daemon, argv []string) error {
