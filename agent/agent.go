@@ -107,6 +107,7 @@ type Agent struct {
 	tags       map[string]desired.Port // VMs' ports whose tag is still to be written, by name
 	ports      map[view.PortKey]bool   // ports whose report has to be made anew
 	awaited    map[string]time.Time    // ports whose interface OVS is making -> since when
+	lacking    map[string]time.Time    // routers without something that may be on its way -> since when
 	units      map[unit]error          // what the workers last said
 	waiting    map[unit]time.Time      // units that wait for OVS -> since when
 	builtAt    map[unit]any            // what they last built
@@ -185,7 +186,7 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 		workers:  newWorkers(ctx, maxBuilds, builders{build: services.build, audit: services.audit, soon: soon, told: told, busy: busy}),
 		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{},
+		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{}, lacking: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
@@ -457,6 +458,7 @@ func (a *Agent) built(o outcome) {
 	if o.want == nil && o.err == nil {
 		delete(a.units, o.unit)
 		delete(a.builtAt, o.unit)
+		delete(a.lacking, o.unit.id)
 	} else {
 		a.units[o.unit], a.builtAt[o.unit] = o.err, o.want
 	}

@@ -210,6 +210,9 @@ func (a *Agent) reportUnit(u unit) {
 		err = errors.Join(err, a.devicesRefused(u))
 	}
 	err = errors.Join(err, a.switchDown)
+	if err == nil && a.awaitsParts(u) {
+		return
+	}
 	now := map[string]*storev1.Report{}
 	switch want := a.builtAt[u].(type) {
 	case *plan.Router:
@@ -229,9 +232,25 @@ func (a *Agent) reportUnit(u unit) {
 	a.publishUnit(u, now)
 }
 
-// unitPatience is how long a router or DHCP server may wait for OVS before that is an error; workers say every few
-// seconds that they still do.
+// unitPatience is how long a router or DHCP server may wait for OVS, and a router for its ports, before that is an error;
+// workers say every few seconds that they still do.
 const unitPatience = 3 * time.Second
+
+// awaitsParts reports whether a router lacks something that may be on its way: there is nothing to report yet.
+func (a *Agent) awaitsParts(u unit) bool {
+	want, ok := a.builtAt[u].(*plan.Router)
+	if !ok || !errors.Is(want.Problem, plan.ErrAwaited) {
+		delete(a.lacking, u.id)
+		return false
+	}
+	since, known := a.lacking[u.id]
+	if !known {
+		since = time.Now()
+		a.lacking[u.id] = since
+		time.AfterFunc(unitPatience, func() { a.post.send(a.bridges.ctx, func() { a.reportUnit(u) }) })
+	}
+	return time.Since(since) < unitPatience
+}
 
 // devicesRefused says which devices of a unit OVSDB could not have, and why.
 func (a *Agent) devicesRefused(u unit) error {

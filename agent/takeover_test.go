@@ -4,13 +4,18 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -120,4 +125,78 @@ func TestANodeProvesItsUplinksAndGivesItsRoutersAwayWithoutThem(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// reports returns all that has been reported of the router, in order.
+func (s *site) reports() []*storev1.Report {
+	s.Helper()
+	key := keys.Status("n1", keys.KindRouter, testRouter)
+	now, err := s.store.Client().Get(s.Context(), key)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if len(now.Kvs) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	var out []*storev1.Report
+	for answer := range s.store.Client().Watch(ctx, key, clientv3.WithRev(1)) {
+		for _, e := range answer.Events {
+			r := &storev1.Report{}
+			if err := proto.Unmarshal(e.Kv.Value, r); err != nil {
+				s.Fatal(err)
+			}
+			out = append(out, r)
+			if e.Kv.ModRevision >= now.Kvs[0].ModRevision {
+				return out
+			}
+		}
+	}
+	s.Fatal("the watch has ended")
+	return nil
+}
+
+// Each of a router's ports comes by the watch of its network, the router by its own.
+func TestARouterThatComesBeforeItsPortIsNotInError(t *testing.T) {
+	s := newNetworkNode(t)
+	s.routed("n1")
+	port := &weftv1.Port{}
+	s.read(keys.Port(testNetwork, testRouterPort), port)
+	s.remove(keys.Port(testNetwork, testRouterPort))
+	s.run()
+	s.eventually("the router's namespace is there", func() string {
+		if _, err := os.Stat(filepath.Join("/run/netns", plan.RouterNamespace(testRouter))); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	s.put(keys.Port(testNetwork, testRouterPort), port)
+	latest := func(what, says string) {
+		t.Helper()
+		s.eventually(what, func() string {
+			if all := s.reports(); len(all) == 0 || !strings.Contains(all[len(all)-1].GetMessage(), says) {
+				return fmt.Sprint(all)
+			}
+			return ""
+		})
+	}
+	latest("the router waits for Open vSwitch, which is in another namespace here", "OVS has not taken the device")
+	for _, r := range s.reports() {
+		if strings.Contains(r.GetMessage(), testRouterPort) {
+			t.Errorf("the report was made meanwhile: %s", r)
+		}
+	}
+	s.remove(keys.Port(testNetwork, testRouterPort))
+	latest("the router lacks its port", testRouterPort)
+}
+
+// remove takes a key out of the store.
+func (s *site) remove(key string) {
+	s.Helper()
+	var t txn.Txn
+	t.Delete(key)
+	if _, err := s.store.Commit(s.Context(), &t, 0); err != nil {
+		s.Fatal(err)
+	}
 }

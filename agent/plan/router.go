@@ -32,6 +32,10 @@ type Router struct {
 	Problem error
 }
 
+// ErrAwaited is within Router.Problem when a network, subnet or port is not there. It may be on its way: a router comes by another
+// watch than its networks.
+var ErrAwaited = errors.New("does not exist or is not usable")
+
 // RouterNamespace is the name of a router's namespace (REFERENCE R15).
 func RouterNamespace(id string) string { return "qrouter-" + id }
 
@@ -96,12 +100,12 @@ func (b *routerBuilder) problemf(format string, args ...any) {
 func (b *routerBuilder) port(network, port string) (model.Port, *view.Network, bool) {
 	n := b.view.Networks[network]
 	if n == nil || n.Revision == 0 {
-		b.problemf("network %s of port %s does not exist or is not usable", network, port)
+		b.problemf("network %s of port %s %w", network, port, ErrAwaited)
 		return model.Port{}, nil, false
 	}
 	p, ok := n.Ports[port]
 	if !ok || p.Object.DeviceID != b.router.Object.ID {
-		b.problemf("port %s on network %s does not exist, is not usable or is not this router's", port, network)
+		b.problemf("port %s on network %s %w, or is not this router's", port, network, ErrAwaited)
 		return model.Port{}, nil, false
 	}
 	return p.Object, n, true
@@ -115,7 +119,7 @@ func (b *routerBuilder) link(prefix string, p model.Port, n *view.Network) desir
 	for _, f := range p.FixedIPs {
 		s, ok := n.Subnets[f.Subnet]
 		if !ok {
-			b.problemf("subnet %s of port %s does not exist or is not usable", f.Subnet, p.ID)
+			b.problemf("subnet %s of port %s %w", f.Subnet, p.ID, ErrAwaited)
 			continue
 		}
 		l.Addresses = append(l.Addresses, netip.PrefixFrom(f.IP, s.Object.CIDR.Bits()))
