@@ -72,6 +72,7 @@ func (f *fleet) silent(g *guest, others []*guest, during func()) {
 func TestLateBinding(t *testing.T) {
 	f := newFleet(t, "e2e-binding", func(o *lab.Options) { o.NetworkNodes, o.Externals = 1, 0 })
 	n, _ := f.vxlan("n", "10.10.0.0/24")
+	f.unfiltered(n)
 	here, there := f.guest("here", "cmp1", n), f.guest("there", "cmp2", n)
 
 	t.Run("a port without a host is bound where its interface appears, and moves with it", func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	labfleet "github.com/weft-sdn/weft/e2e/fleet"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/e2e/lab/echo"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -54,6 +55,7 @@ func newFleet(t *testing.T, name string, change func(*lab.Options)) *fleet {
 	f.dial(strings.Split(server, ",")[0])
 	f.alive()
 	f.segmentRange(weftv1.NetworkType_NETWORK_TYPE_VLAN, lab.Tenant, 1000, 1099)
+	f.must(labfleet.Admit(t.Context(), weftv1.NewSecurityGroupServiceClient(f.connected)))
 	return f
 }
 
@@ -154,6 +156,18 @@ func (f *fleet) network(n *weftv1.Network) *weftv1.Network {
 	out, err := f.networks.CreateNetwork(f.t.Context(), &weftv1.CreateNetworkRequest{Network: n})
 	f.must(err)
 	return out
+}
+
+// unfiltered has the ports made from now on in networks not be filtered: what they send is judged by nobody before it is
+// proven to go nowhere else.
+func (f *fleet) unfiltered(networks ...*weftv1.Network) {
+	f.t.Helper()
+	for _, n := range networks {
+		_, err := f.networks.UpdateNetwork(f.t.Context(), &weftv1.UpdateNetworkRequest{
+			Network: &weftv1.Network{Id: n.GetId(), PortSecurityEnabled: new(bool)}, UpdateMask: mask("port_security_enabled"),
+		})
+		f.must(err)
+	}
 }
 
 func (f *fleet) subnet(s *weftv1.Subnet) *weftv1.Subnet {

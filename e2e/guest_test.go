@@ -159,7 +159,9 @@ func TestDHCP(t *testing.T) {
 
 	t.Run("an unknown MAC gets no answer", func(t *testing.T) {
 		f := f.in(t)
-		g := f.prepare("faker", "cmp1", f.port(&weftv1.Port{Name: "faker", NetworkId: n.GetId(), FixedIps: at(s1)}))
+		g := f.prepare("faker", "cmp1", f.port(&weftv1.Port{
+			Name: "faker", NetworkId: n.GetId(), FixedIps: at(s1), PortSecurityEnabled: new(bool), // it is the server that does not answer
+		}))
 		f.plug(g)
 		f.portState(g.port, weftv1.State_STATE_ACTIVE, "")
 		f.sh(g.Space, "ip link set eth0 down; ip link set eth0 address fa:16:3e:66:66:66; ip link set eth0 up")

@@ -80,6 +80,7 @@ func TestNoFrameCrossesBetweenNetworksAtAnyMoment(t *testing.T) {
 	f := newFleet(t, "e2e-isolation", func(o *lab.Options) { o.NetworkNodes, o.Externals = 1, 0 })
 	a, _ := f.vxlan("a", "10.10.0.0/24")
 	b, _ := f.tenant("b", weftv1.NetworkType_NETWORK_TYPE_VLAN, "10.20.0.0/24")
+	f.unfiltered(a, b)
 	a1, a2 := f.guest("a1", "cmp1", a), f.guest("a2", "cmp2", a)
 	b1, b2 := f.guest("b1", "cmp1", b), f.guest("b2", "cmp2", b)
 	everybody := []*guest{a1, a2, b1, b2}

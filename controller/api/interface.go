@@ -108,6 +108,7 @@ func (s *Server) interfaceByPort(ctx context.Context, e *edit, r *weftv1.Router,
 	}
 	after := before.Copy()
 	after.DeviceId, after.DeviceOwner, after.UpdateTime = r.GetId(), model.OwnerRouterInterface, e.now
+	unsecure(e, after)
 	return after, e.place().PutPort(&before, after)
 }
 

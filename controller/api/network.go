@@ -81,6 +81,7 @@ func (s *Server) addNetwork(ctx context.Context, e *edit, n *weftv1.Network) err
 	setDefault(&n.Project, model.DefaultProject)
 	setDefault(&n.DnsDomain, model.DefaultDomain)
 	setTrue(&n.AdminStateUp)
+	setTrue(&n.PortSecurityEnabled)
 	if n.GetType() == weftv1.NetworkType_NETWORK_TYPE_UNSPECIFIED {
 		n.Type = weftv1.NetworkType_NETWORK_TYPE_VXLAN
 	}
@@ -240,6 +241,7 @@ func labelled[M messageOf](ctx context.Context, e *edit, k *record.Kind[M], id s
 func (s *Server) changeNetwork(ctx context.Context, e *edit, before record.Stored[*weftv1.Network], after *weftv1.Network, _ []string) error {
 	setDefault(&after.DnsDomain, model.DefaultDomain)
 	setTrue(&after.AdminStateUp)
+	setTrue(&after.PortSecurityEnabled)
 	if err := s.decideMTU(after); err != nil {
 		return err
 	}

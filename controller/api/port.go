@@ -50,8 +50,7 @@ func (s *portService) DeletePort(ctx context.Context, req *weftv1.DeletePortRequ
 }
 
 func (s *portService) BatchCreatePorts(ctx context.Context, req *weftv1.BatchCreatePortsRequest) (*weftv1.BatchCreatePortsResponse, error) {
-	results, err := batch(ctx, s.ports, items(req.GetRequests(), (*weftv1.CreatePortRequest).GetPort), s.addPort,
-		func(m *weftv1.Port) []store.Query { return ofNetwork(m.GetNetworkId()) })
+	results, err := batch(ctx, s.ports, items(req.GetRequests(), (*weftv1.CreatePortRequest).GetPort), s.addPort, ofPort)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +88,13 @@ func (s *Server) portName(ctx context.Context, e *edit, id string) string {
 	return portLabel(p.Msg)
 }
 
+// ofPort asks for what a new port rests on.
+func ofPort(p *weftv1.Port) []store.Query { return append(ofNetwork(p.GetNetworkId()), ofGroups(p)...) }
+
 func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
+	if _, err := e.Read(ctx, ofPort(p)...); err != nil {
+		return err
+	}
 	net, subnets, err := s.network(ctx, e, p.GetNetworkId())
 	if err != nil {
 		return err
@@ -107,6 +112,12 @@ func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
 		return err
 	}
 	guard(e, net)
+	if err := s.secure(ctx, e, p, net.Msg); err != nil {
+		return err
+	}
+	if err := keepInstance(e, p); err != nil {
+		return err
+	}
 	return s.newPort(ctx, e, p, subnets, ipam.ForHost)
 }
 
@@ -205,6 +216,14 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 	}
 	if err := s.checkHeld(ctx, e, before.Msg, after); err != nil {
 		return err
+	}
+	if err := s.changeSecurity(ctx, e, before.Msg, after, changed); err != nil {
+		return err
+	}
+	if slices.Contains(changed, "instance") {
+		if err := changeInstance(ctx, e, after); err != nil {
+			return err
+		}
 	}
 	if _, err := model.PortFrom(after); err != nil {
 		return err

@@ -30,6 +30,8 @@ type resource[M messageOf] struct {
 	status func(M, int64) *weftv1.ObjectStatus // nil: the kind has none
 	// compose completes what else is composed at read; nil: nothing.
 	compose func(M, int64)
+	// enrich adds what Get alone tells; nil: nothing.
+	enrich func(context.Context, *record.View, M) error
 }
 
 // requester is a request that may be retried under its id.
@@ -53,7 +55,13 @@ func (r *resource[M]) shown(m M, revision int64) M {
 
 // get reads one object.
 func (r *resource[M]) get(ctx context.Context, id string) (M, error) {
-	s, err := record.Fresh(r.server.opts.Store, func(v *record.View) (record.Stored[M], error) { return r.Get(ctx, v, id) })
+	s, err := record.Fresh(r.server.opts.Store, func(v *record.View) (record.Stored[M], error) {
+		s, err := r.Get(ctx, v, id)
+		if err == nil && r.enrich != nil {
+			err = r.enrich(ctx, v, s.Msg)
+		}
+		return s, err
+	})
 	if err != nil {
 		var none M
 		return none, fault.Status(err)

@@ -105,6 +105,24 @@ func (s *Server) makeDefault(e *edit, project string) (*weftv1.SecurityGroup, er
 	return g, nil
 }
 
+// defaultGroup is a project's default group: as stored, or made by this transaction, which may be asked for it once.
+func (s *Server) defaultGroup(ctx context.Context, e *edit, project string) (*weftv1.SecurityGroup, error) {
+	have, err := s.groups.At(ctx, e.View, "", secgroup.DefaultID(project))
+	switch {
+	case err == nil:
+		guard(e, have)
+		return have.Msg, nil
+	case !fault.IsNotFound(err):
+		return nil, err
+	}
+	g, err := s.makeDefault(e, project)
+	if err != nil {
+		return nil, err
+	}
+	putNew(e, s.groups.Kind, g)
+	return g, nil
+}
+
 func (s *Server) changeGroup(ctx context.Context, e *edit, before record.Stored[*weftv1.SecurityGroup], after *weftv1.SecurityGroup, _ []string) error {
 	setTrue(&after.Stateful)
 	if _, err := model.SecurityGroupFrom(after); err != nil {

@@ -52,6 +52,7 @@ func New(opts Options) *Server {
 	s.networks = newResource(s, record.Networks(), opts.Fleet.Network)
 	s.subnets = newResource(s, record.Subnets(), nil)
 	s.ports = newResource(s, record.Ports(), opts.Fleet.Port)
+	s.ports.compose, s.ports.enrich = showSecurity, readInstance
 	s.routers = newResource(s, record.Routers(), opts.Fleet.Router)
 	s.routers.compose = func(r *weftv1.Router, revision int64) { r.ActiveNode, r.Instances = opts.Fleet.Instances(r, revision) }
 	s.floating = newResource(s, record.FloatingIPs(), opts.Fleet.FloatingIP)

@@ -180,7 +180,7 @@ func (c *Change) fitDHCP(ctx context.Context, net *weftv1.Network, served []*wef
 	if err != nil {
 		return err
 	}
-	fit := fitting{Change: c, net: net, served: served, taken: map[string]map[netip.Addr]bool{}, budget: max(1, maxServerWrites/(len(served)+5))}
+	fit := fitting{Change: c, net: net, served: served, taken: map[string]map[netip.Addr]bool{}, budget: max(1, maxServerWrites/(len(served)+6))}
 	for _, s := range have {
 		for _, f := range s.port.Msg.GetFixedIps() {
 			if ip, err := netip.ParseAddr(f.GetIpAddress()); err == nil {

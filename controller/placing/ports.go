@@ -5,8 +5,11 @@ import (
 	"net/netip"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
+	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/ipam"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
@@ -15,11 +18,18 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// PutPort writes a port with its claims, locator and binding. before is nil for a new one; otherwise the transaction
-// guards it. A message that is no valid port is an error with its fields.
+// PutPort writes a port with its claims, memberships, locator and binding. before is nil for a new one; otherwise the
+// transaction guards it. One that does not say whether it has port security is the system's own, and has none. A message
+// that is no valid port is an error with its fields.
 func (c *Change) PutPort(before *record.Stored[*weftv1.Port], after *weftv1.Port) error {
 	kind := record.Ports()
 	kind.Clean(after)
+	if after.PortSecurityEnabled == nil {
+		after.PortSecurityEnabled = proto.Bool(false)
+	}
+	if after.GetVifType() == weftv1.VifType_VIF_TYPE_UNSPECIFIED {
+		after.VifType = weftv1.VifType_VIF_TYPE_OVS
+	}
 	now, err := model.PortFrom(after)
 	if err != nil {
 		return err
@@ -29,6 +39,7 @@ func (c *Change) PutPort(before *record.Stored[*weftv1.Port], after *weftv1.Port
 		ipam.ClaimPort(c.Txn, now)
 		c.Txn.Put(keys.Locator(keys.KindPort, after.GetId()), &storev1.Locator{Scope: after.GetNetworkId()})
 		c.bind(model.Port{}, now)
+		c.join(model.Port{}, now)
 		c.Txn.Put(key, after)
 		return nil
 	}
@@ -39,8 +50,8 @@ func (c *Change) PutPort(before *record.Stored[*weftv1.Port], after *weftv1.Port
 	return nil
 }
 
-// ClaimChange appends what follows from a change of a port: its claims and its binding, but not the port itself, which
-// the transaction guards.
+// ClaimChange appends what follows from a change of a port: its claims, its memberships and its binding, but not the port
+// itself, which the transaction guards.
 func (c *Change) ClaimChange(before record.Stored[*weftv1.Port], after *weftv1.Port) error {
 	was, err := model.PortFrom(before.Msg)
 	if err != nil {
@@ -53,7 +64,23 @@ func (c *Change) ClaimChange(before record.Stored[*weftv1.Port], after *weftv1.P
 	c.Txn.Unchanged(before.Key, before.Revision)
 	ipam.UpdatePort(c.Txn, was, now)
 	c.bind(was, now)
+	c.join(was, now)
 	return nil
+}
+
+// join tells a port's security groups what addresses it has, where that changes. The groups must be guarded.
+func (c *Change) join(was, now model.Port) {
+	for _, group := range was.Groups {
+		if !slices.Contains(now.Groups, group) {
+			c.Txn.Delete(keys.Member(group, now.ID))
+		}
+	}
+	member := secgroup.Member(now)
+	for _, group := range now.Groups {
+		if !slices.Contains(was.Groups, group) || !proto.Equal(secgroup.Member(was), member) {
+			c.Txn.Put(keys.Member(group, now.ID), member)
+		}
+	}
 }
 
 // bind writes the binding of a port that moves from one node to another; "" is no node.
@@ -76,6 +103,12 @@ func (c *Change) DeletePort(ctx context.Context, port record.Stored[*weftv1.Port
 	c.Txn.Unchanged(port.Key, port.Revision)
 	c.Txn.Delete(port.Key)
 	c.Txn.Delete(keys.Locator(keys.KindPort, p.GetId()))
+	c.Txn.Delete(keys.Instance(p.GetId()))
+	groups := slices.Clone(p.GetSecurityGroups().GetIds())
+	slices.Sort(groups)
+	for _, group := range slices.Compact(groups) {
+		c.Txn.Delete(keys.Member(group, p.GetId()))
+	}
 	if p.GetBoundHost() != "" {
 		c.Txn.Delete(keys.HostObject(p.GetBoundHost(), keys.KindPort, p.GetId()))
 	}

@@ -9,7 +9,7 @@ import (
 func Networks() *Kind[*weftv1.Network] {
 	return &Kind[*weftv1.Network]{
 		Name: "network", Enum: weftv1.Kind_KIND_NETWORK, Family: keys.FamilyNetwork,
-		Mutable: []string{"name", "admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool"},
+		Mutable: []string{"name", "admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool", "port_security_enabled"},
 		New:     func() *weftv1.Network { return &weftv1.Network{} },
 		Scope:   func(*weftv1.Network) string { return "" },
 		Header: func(m *weftv1.Network) Header {
@@ -35,9 +35,12 @@ func Subnets() *Kind[*weftv1.Subnet] {
 func Ports() *Kind[*weftv1.Port] {
 	return &Kind[*weftv1.Port]{
 		Name: "port", Enum: weftv1.Kind_KIND_PORT, Family: keys.FamilyPort, Locator: keys.KindPort, ScopeField: "network_id",
-		Mutable: []string{"name", "mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts"},
-		New:     func() *weftv1.Port { return &weftv1.Port{} },
-		Scope:   func(m *weftv1.Port) string { return m.GetNetworkId() },
+		Mutable: []string{
+			"name", "mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts",
+			"security_groups", "port_security_enabled", "allowed_address_pairs", "instance",
+		},
+		New:   func() *weftv1.Port { return &weftv1.Port{} },
+		Scope: func(m *weftv1.Port) string { return m.GetNetworkId() },
 		Header: func(m *weftv1.Port) Header {
 			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
 		},

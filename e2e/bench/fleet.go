@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/weft-sdn/weft/e2e/fleet"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/e2e/lab/lease"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -82,6 +83,10 @@ func newBench(ctx context.Context, l *lab.Lab, n int, out io.Writer) (*bench, er
 		return nil, err
 	}
 	if err := b.nodesAlive(ctx, len(nodes)); err != nil {
+		a.close()
+		return nil, err
+	}
+	if err := fleet.Admit(ctx, weftv1.NewSecurityGroupServiceClient(a.conn)); err != nil {
 		a.close()
 		return nil, err
 	}

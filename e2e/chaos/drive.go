@@ -150,6 +150,9 @@ func (d *driver) prepare(ctx context.Context) error {
 	if err != nil && !refusal(err) { // there is one from an earlier run
 		return err
 	}
+	if err := d.Admit(ctx); err != nil {
+		return err
+	}
 	n, err := d.Network(ctx, &weftv1.Network{Name: "chaos-out", Type: weftv1.NetworkType_NETWORK_TYPE_FLAT, PhysicalNetwork: "ext1", External: true})
 	if err != nil {
 		return err

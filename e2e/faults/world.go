@@ -53,6 +53,9 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 }
 
 func (w *world) populate(ctx context.Context) error {
+	if err := w.Admit(ctx); err != nil {
+		return err
+	}
 	out, err := w.Network(ctx, &weftv1.Network{Name: "out", Type: weftv1.NetworkType_NETWORK_TYPE_FLAT, PhysicalNetwork: "ext1", External: true})
 	if err != nil {
 		return err

@@ -9,10 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
+	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/e2e/lab"
+	"github.com/weft-sdn/weft/proto/model"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -88,6 +92,39 @@ func (f *Fleet) Router(ctx context.Context, r *weftv1.Router, external string, s
 // FloatingIP makes a floating IP that leads to a port.
 func (f *Fleet) FloatingIP(ctx context.Context, external, port string) (*weftv1.FloatingIp, error) {
 	return Do[*weftv1.FloatingIp](ctx, f, &weftv1.CreateFloatingIpRequest{FloatingIp: &weftv1.FloatingIp{NetworkId: external, PortId: port}})
+}
+
+// Admission are the calls after which anybody may reach, over IPv4, the ports of the project "default" that name no security
+// group: fixtures are pinged from outside.
+func Admission() (*weftv1.CreateSecurityGroupRequest, *weftv1.CreateSecurityGroupRuleRequest) {
+	return &weftv1.CreateSecurityGroupRequest{SecurityGroup: &weftv1.SecurityGroup{Name: model.DefaultGroup, Project: model.DefaultProject}},
+		&weftv1.CreateSecurityGroupRuleRequest{SecurityGroupRule: &weftv1.SecurityGroupRule{
+			SecurityGroupId: secgroup.DefaultID(model.DefaultProject), Direction: weftv1.Direction_DIRECTION_INGRESS,
+		}}
+}
+
+// Admit makes the calls of Admission, unless they have been made.
+func Admit(ctx context.Context, c weftv1.SecurityGroupServiceClient) error {
+	group, rule := Admission()
+	if _, err := c.CreateSecurityGroup(ctx, group); err != nil && status.Code(err) != codes.AlreadyExists {
+		return fmt.Errorf("make the default group: %w", err)
+	}
+	if _, err := c.CreateSecurityGroupRule(ctx, rule); err != nil && status.Code(err) != codes.AlreadyExists {
+		return fmt.Errorf("open the default group: %w", err)
+	}
+	return nil
+}
+
+// Admit is the function Admit.
+func (f *Fleet) Admit(ctx context.Context) error {
+	group, rule := Admission()
+	for _, request := range []proto.Message{group, rule} {
+		var refusal *client.Error
+		if _, err := f.client.Do(ctx, request); err != nil && (!errors.As(err, &refusal) || refusal.Code != codes.AlreadyExists) {
+			return fmt.Errorf("open the default group: %w", err)
+		}
+	}
+	return nil
 }
 
 // Until asks every 20 ms until a condition holds, or the context ends; then it says what the condition last said.

@@ -41,7 +41,10 @@ func (t *Tour) fleet(ctx context.Context) error {
 	}
 	return t.all(ctx,
 		"segment range add --type vlan --physnet tenant --min 1000 --max 1099",
-		"segment range add --type vlan --physnet ext2 --min 1998 --max 1998")
+		"segment range add --type vlan --physnet ext2 --min 1998 --max 1998",
+		// VMs are pinged from outside, which a project's default group does not allow by itself.
+		"security-group create default",
+		"security-group rule create default --direction ingress --protocol icmp --remote-cidr 0.0.0.0/0")
 }
 
 // acrossNodes makes a network with a VM on each compute node that ping each other, and shows a frame of it on the wire.

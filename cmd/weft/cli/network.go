@@ -34,6 +34,7 @@ func (a *app) networkCmd() *cobra.Command {
 			{Head: "PROJECT", Path: "project", Wide: true},
 			{Head: "UP", Path: "admin_state_up", Wide: true},
 			{Head: "DOMAIN", Path: "dns_domain", Wide: true},
+			{Head: "SECURE", Path: "port_security_enabled", Wide: true},
 			{Head: "DHCP ON", Path: "dhcp_placement.nodes", Wide: true},
 			{Head: "DHCP SERVERS", Path: "dhcp_servers", Wide: true},
 			{Head: "POOL", Path: "pool", Wide: true},
@@ -58,6 +59,8 @@ func networkAttrs() []attr[*weftv1.Network] {
 		{flag: "external", usage: "may be a router's gateway and hold floating IPs", shape: boolean, on: onBoth, field: "external", set: flag(func(n net, b bool) { n.External = b })},
 		{flag: "shared", usage: "usable by every project", shape: boolean, on: onBoth, field: "shared", set: flag(func(n net, b bool) { n.Shared = b })},
 		{flag: "mtu", usage: "`bytes` of IP payload per frame (default: what the underlay leaves)", on: onBoth, field: "mtu", set: number(func(n net, v uint32) { n.Mtu = int32(v) })}, //nolint:gosec // too large is negative and refused
+		{flag: "no-port-security", usage: "do not filter its ports, unless they say so themselves", shape: boolean, on: onBoth, field: "port_security_enabled", set: flag(func(n net, b bool) { n.PortSecurityEnabled = proto.Bool(!b) })},
+		{flag: "port-security", usage: "filter its ports, unless they say otherwise", shape: boolean, on: onUpdate, field: "port_security_enabled", set: flag(func(n net, b bool) { n.PortSecurityEnabled = proto.Bool(b) })},
 		{flag: "dns-domain", usage: "`domain` of its VMs (default: weft.internal)", on: onBoth, field: "dns_domain", set: text(func(n net, s string) { n.DnsDomain = s })},
 		{flag: "dhcp-servers", usage: "on `N` nodes its DHCP is served (default, and 0: as the pool says)", on: onBoth, field: "dhcp_servers", set: number(func(n net, v uint32) { n.DhcpServers = int32(v) })}, //nolint:gosec // too large is negative and refused
 		{flag: "pool", usage: "only nodes of this `pool` serve its DHCP (none: of any)", on: onBoth, field: "pool", kind: client.Pool, set: text(func(n net, s string) { n.Pool = orNone(s) })},

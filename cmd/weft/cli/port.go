@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
@@ -15,7 +17,8 @@ func (a *app) portCmd() *cobra.Command {
 		kind: client.Port, createVerb: "create", createUse: "NAME --network NETWORK", createArgs: cobra.ExactArgs(1),
 		createComplete: cobra.NoFileCompletions,
 		createExample: "  weft port create p1 --network net1\n" +
-			"  weft port create p2 --network net1 --ip 10.10.10.20 --mac fa:16:3e:00:00:02 --host cmp1",
+			"  weft port create p2 --network net1 --ip 10.10.10.20 --mac fa:16:3e:00:00:02 --host cmp1\n" +
+			"  weft port create p3 --network net1 --security-group web --public-key ~/.ssh/id_ed25519.pub --user-data cloud.yaml",
 		create: func(c call, args []string) (*weftv1.Port, error) {
 			return &weftv1.Port{Name: args[0], Project: c.givenProject()}, nil
 		},
@@ -33,6 +36,8 @@ func (a *app) portCmd() *cobra.Command {
 			{Head: "NETWORK", Path: "network_id", Wide: true},
 			{Head: "HOST", Path: "host", Wide: true},
 			{Head: "UP", Path: "admin_state_up", Wide: true},
+			{Head: "SECURE", Path: "port_security_enabled", Wide: true},
+			{Head: "GROUPS", Path: "security_groups.ids", Wide: true},
 			{Head: "PROJECT", Path: "project", Wide: true},
 			{Head: "CREATED", Path: "create_time", Wide: true},
 		},
@@ -42,6 +47,7 @@ func (a *app) portCmd() *cobra.Command {
 			{flag: "device", usage: "of this device `id`", path: "device_id"},
 			{flag: "device-owner", usage: "of this `owner`", path: "device_owner"},
 			{flag: "ip", usage: "with this `address`", path: "fixed_ips.ip_address"},
+			{flag: "security-group", usage: "in this security `group`", path: "security_groups.ids", kind: client.SecurityGroup},
 			{flag: "mac", usage: "with this MAC `address`", path: "mac_address"},
 		},
 		projects: true, waits: true,
@@ -51,7 +57,7 @@ func (a *app) portCmd() *cobra.Command {
 
 func portAttrs() []attr[*weftv1.Port] {
 	type port = *weftv1.Port
-	return append(upDown("admin_state_up", func(p port, up bool) { p.AdminStateUp = proto.Bool(up) }), []attr[port]{
+	return slices.Concat(upDown("admin_state_up", func(p port, up bool) { p.AdminStateUp = proto.Bool(up) }), securityAttrs(), instanceAttrs(), []attr[port]{
 		{flag: "name", usage: "new `name`", on: onUpdate, field: "name", set: text(func(p port, s string) { p.Name = s })},
 		{flag: "network", usage: "its `network`", on: onCreate, required: true, kind: client.Network, set: reference(client.Network, func(p port, id string) { p.NetworkId = id })},
 		{flag: "ip", usage: "fixed `address` (default: one from the first subnet that has any); none, for update: no address", shape: repeated, on: onBoth, field: "fixed_ips", set: setIPs},
@@ -61,7 +67,7 @@ func portAttrs() []attr[*weftv1.Port] {
 		{flag: "device", usage: "`id` of what it belongs to, e.g. the VM's", on: onBoth, field: "device_id", set: text(func(p port, s string) { p.DeviceId = s })},
 		{flag: "device-owner", usage: "`kind` of what it belongs to, e.g. compute:nova", on: onBoth, field: "device_owner", set: text(func(p port, s string) { p.DeviceOwner = s })},
 		{flag: "dhcp-opt", usage: "extra DHCP option `NAME=VALUE`; none: no option", shape: repeated, on: onBoth, field: "extra_dhcp_opts", set: elements(parseDHCPOption, func(p port, v []*weftv1.DhcpOption) { p.ExtraDhcpOpts = v })},
-	}...)
+	})
 }
 
 func setIPs(_ call, p *weftv1.Port, ips []string) error {

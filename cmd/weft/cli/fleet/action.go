@@ -97,7 +97,7 @@ func Fill(request proto.Message, ids map[string]string) (proto.Message, error) {
 	return out, missing
 }
 
-// walk replaces every singular string in a message and the messages within it.
+// walk replaces every string in a message and the messages within it, but for those in maps.
 func walk(m protoreflect.Message, replace func(string) string) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
@@ -105,6 +105,10 @@ func walk(m protoreflect.Message, replace func(string) string) {
 		case fd.IsList() && fd.Message() != nil:
 			for i := range v.List().Len() {
 				walk(v.List().Get(i).Message(), replace)
+			}
+		case fd.IsList() && fd.Kind() == protoreflect.StringKind:
+			for i := range v.List().Len() {
+				v.List().Set(i, protoreflect.ValueOfString(replace(v.List().Get(i).String())))
 			}
 		case fd.IsList():
 		case fd.Message() != nil:

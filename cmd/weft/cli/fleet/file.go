@@ -46,6 +46,7 @@ type Network struct {
 	AdminStateUp    *bool   `json:"admin_state_up"`
 	DNSDomain       *string `json:"dns_domain"`
 	DHCPServers     *int32  `json:"dhcp_servers"`
+	PortSecurity    *bool   `json:"port_security_enabled"`
 	// Pool may be "none".
 	Pool    *string  `json:"pool"`
 	Subnets []Subnet `json:"subnets"`
@@ -95,6 +96,23 @@ type Port struct {
 	DeviceOwner   *string           `json:"device_owner"`
 	AdminStateUp  *bool             `json:"admin_state_up"`
 	ExtraDHCPOpts map[string]string `json:"extra_dhcp_opts"`
+	// SecurityGroups are names. A port whose security is switched off has none.
+	SecurityGroups []string      `json:"security_groups"`
+	PortSecurity   *bool         `json:"port_security_enabled"`
+	AddressPairs   []AddressPair `json:"allowed_address_pairs"`
+	// VIFType is "ovs" or "hybrid".
+	VIFType *string `json:"vif_type"`
+}
+
+// AddressPair is a weft.v1.AddressPair, as {ip_address, mac_address} or an address.
+type AddressPair struct {
+	IPAddress  string `json:"ip_address"`
+	MACAddress string `json:"mac_address"`
+}
+
+func (a *AddressPair) fromString(s string) error {
+	a.IPAddress = s
+	return nil
 }
 
 // FixedIP is an address of a port, as an address or {subnet, ip_address} of which either may be left out. Subnet is a

@@ -166,6 +166,34 @@ func (p *planner) rule(w where, group string, r Rule) *weftv1.SecurityGroupRule 
 	return out
 }
 
+// security notes what the file says of a port's filters.
+func (p *planner) security(w where, wish *wish, obj *weftv1.Port, port Port) {
+	groups, pairs := port.SecurityGroups, port.AddressPairs
+	if port.PortSecurity != nil && !*port.PortSecurity { // it has neither, then
+		groups, pairs = append([]string{}, groups...), append([]AddressPair{}, pairs...)
+	}
+	given(wish, "port_security_enabled", port.PortSecurity, func(b bool) { obj.PortSecurityEnabled = &b })
+	list(wish, "security_groups", groups, func(names []string) {
+		obj.SecurityGroups = &weftv1.SecurityGroupIds{}
+		for _, name := range names {
+			obj.SecurityGroups.Ids = append(obj.SecurityGroups.Ids, reference(p, w, nounSecurityGroup, name, p.current.SecurityGroups))
+		}
+	})
+	list(wish, "allowed_address_pairs", pairs, func(all []AddressPair) {
+		for _, a := range all {
+			address := strings.TrimSuffix(strings.TrimSuffix(prefix(a.IPAddress), "/32"), "/128")
+			obj.AllowedAddressPairs = append(obj.AllowedAddressPairs, &weftv1.AddressPair{IpAddress: address, MacAddress: canonical(a.MACAddress)})
+		}
+	})
+	chosen(wish, "vif_type", port.VIFType, func(s string) {
+		t, ok := weftv1.VifType_value["VIF_TYPE_"+strings.ToUpper(s)]
+		if !ok || t == 0 {
+			p.failf(w, "vif_type: %q is neither ovs nor hybrid", s)
+		}
+		obj.VifType = weftv1.VifType(t)
+	})
+}
+
 // reference follows a reference to an object of the file or of the project.
 func reference[M interface {
 	named

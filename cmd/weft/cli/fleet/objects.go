@@ -51,7 +51,7 @@ func (p *planner) network(w where, n Network) {
 	obj := &weftv1.Network{Name: n.Name, Project: p.project}
 	wish := wish{
 		where: w, phase: phaseNetwork, noun: nounNetwork, name: n.Name, object: obj,
-		mutable: []string{"admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool"},
+		mutable: []string{"admin_state_up", "shared", "external", "mtu", "dns_domain", "dhcp_servers", "pool", "port_security_enabled"},
 	}
 	given(&wish, "type", n.Type, func(s string) { obj.Type = p.networkType(w, s) })
 	chosen(&wish, "physical_network", n.PhysicalNetwork, func(s string) { obj.PhysicalNetwork = s })
@@ -63,6 +63,7 @@ func (p *planner) network(w where, n Network) {
 	chosen(&wish, "dns_domain", n.DNSDomain, func(s string) { obj.DnsDomain = s })
 	given(&wish, "dhcp_servers", n.DHCPServers, func(v int32) { obj.DhcpServers = v })
 	given(&wish, "pool", n.Pool, func(s string) { obj.Pool = orNone(s) })
+	given(&wish, "port_security_enabled", n.PortSecurity, func(b bool) { obj.PortSecurityEnabled = &b })
 	cur, stored := known(p, p.current.Networks, nounNetwork, n.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreateNetworkRequest{Network: obj} },
@@ -104,7 +105,10 @@ func (p *planner) port(w where, port Port) {
 	obj := &weftv1.Port{Name: port.Name, Project: p.project, NetworkId: p.networkID(w, port.Network)}
 	wish := wish{
 		where: w, phase: phasePort, noun: nounPort, name: port.Name, object: obj, fields: []string{"network_id"},
-		mutable: []string{"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts"},
+		mutable: []string{
+			"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts",
+			"security_groups", "port_security_enabled", "allowed_address_pairs",
+		},
 	}
 	chosen(&wish, "mac_address", port.MACAddress, func(s string) { obj.MacAddress = canonical(s) })
 	list(&wish, "fixed_ips", port.FixedIPs, func(l []FixedIP) { obj.FixedIps = p.fixedIPs(w, l) })
@@ -121,6 +125,7 @@ func (p *planner) port(w where, port Port) {
 			obj.ExtraDhcpOpts = append(obj.ExtraDhcpOpts, &weftv1.DhcpOption{Name: name, Value: port.ExtraDHCPOpts[name]})
 		}
 	}
+	p.security(w, &wish, obj, port)
 	cur, stored := known(p, p.current.Ports, nounPort, port.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreatePortRequest{Port: obj} },

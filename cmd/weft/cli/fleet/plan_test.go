@@ -195,6 +195,11 @@ networks: [{name: x}]`, nil},
 			},
 		},
 		{
+			"a port changes its groups", nets + "security_groups: [{name: a}, {name: b}]\nports: [{name: p, network: net, security_groups: [a, b]}, {name: q, network: net, security_groups: [a]}]",
+			nets + "security_groups: [{name: a}, {name: b}]\nports: [{name: p, network: net, security_groups: [b, a]}, {name: q, network: net, port_security_enabled: false}]",
+			[]string{"updated port q: port_security_enabled, security_groups"},
+		},
+		{
 			"addresses are a set", `address_groups: [{name: a, addresses: [10.0.0.0/8, 192.0.2.1]}]`,
 			`address_groups: [{name: a, addresses: [192.0.2.1/32, 10.0.0.0/8]}]`, nil,
 		},
@@ -293,6 +298,15 @@ func drawFile(t *rapid.T) File {
 		}
 		if some("options of " + name) {
 			p.ExtraDHCPOpts = map[string]string{"ntp-server": pick("ntp", "192.0.2.1", "192.0.2.2")}
+		}
+		switch pick("security of "+name, "", "none", "off", "g1") {
+		case "none":
+			p.SecurityGroups = []string{}
+		case "off":
+			p.PortSecurity = proto.Bool(false)
+		case "g1":
+			p.PortSecurity, p.SecurityGroups = proto.Bool(true), []string{"g1", "default"}
+			p.AddressPairs = []AddressPair{{IPAddress: pick("pair", "10.9.0.1", "10.9.0.1/32"), MACAddress: pick("pair's MAC", "", "FA-16-3E-00-00-01")}}
 		}
 		f.Ports = append(f.Ports, p)
 	}

@@ -68,6 +68,9 @@ func (s *simulator) call(a Action, req proto.Message) {
 		s.cur.Subnets = append(s.cur.Subnets, r.GetSubnet())
 	case *weftv1.CreatePortRequest:
 		r.Port.Id = s.id(a)
+		if r.GetPort().PortSecurityEnabled == nil {
+			r.Port.PortSecurityEnabled = proto.Bool(true)
+		}
 		if len(r.GetPort().GetFixedIps()) == 0 {
 			r.Port.FixedIps = []*weftv1.FixedIp{{SubnetId: "any", IpAddress: "10.0.0.200"}}
 		}

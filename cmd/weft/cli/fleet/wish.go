@@ -85,6 +85,8 @@ func same(field string, stored, wanted protoreflect.Message) bool {
 	switch field {
 	case "fixed_ips":
 		return sameFixedIPs(fixedIPsOf(stored), fixedIPsOf(wanted))
+	case "security_groups":
+		return slices.Equal(groupsOf(stored), groupsOf(wanted))
 	case "admin_state_up", "enable_dhcp", "stateful": // unset means true
 		return orTrue(stored, field) == orTrue(wanted, field)
 	}
@@ -143,7 +145,7 @@ func show(m proto.Message, field string) string {
 	fd := descriptorOf(r, field)
 	if fd.Enum() != nil {
 		name := string(fd.Enum().Values().ByNumber(r.Get(fd).Enum()).Name())
-		return strings.ToLower(strings.TrimPrefix(name, "NETWORK_TYPE_"))
+		return strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(name, "NETWORK_TYPE_"), "VIF_TYPE_"))
 	}
 	text := strings.Join(texts(r, field), ", ")
 	switch {
@@ -160,6 +162,15 @@ func fixedIPsOf(m protoreflect.Message) []*weftv1.FixedIp {
 		return p.GetFixedIps()
 	}
 	return nil
+}
+
+// groupsOf are the ids of a port's security groups, sorted.
+func groupsOf(m protoreflect.Message) []string {
+	p, ok := m.Interface().(*weftv1.Port)
+	if !ok {
+		return nil
+	}
+	return slices.Sorted(slices.Values(p.GetSecurityGroups().GetIds()))
 }
 
 // sameFixedIPs reports whether the stored addresses are what is wanted, where a wanted one may leave out its subnet or its
