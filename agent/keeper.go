@@ -405,7 +405,8 @@ func (k *keeper) make(claims []ha.Claim) {
 	}
 }
 
-// commit writes some claims in one transaction. When one of them is refused, each is written by itself.
+// commit writes some claims in one transaction. When one of them is refused, each is written by itself: the node may write
+// those of the routers that the leader knows to be planned on it (controller/access), and a plan may be younger.
 func (k *keeper) commit(claims []ha.Claim) {
 	ctx, cancel := context.WithTimeout(k.ctx, claimTimeout)
 	defer cancel()
@@ -418,7 +419,7 @@ func (k *keeper) commit(claims []ha.Claim) {
 		t.Put(keys.Active(c.Router), values[i].active)
 	}
 	revision, err := k.store.Commit(ctx, &t, 0)
-	if errors.Is(err, store.ErrConflict) && len(claims) > 1 {
+	if (errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrDenied)) && len(claims) > 1 {
 		for i := range claims {
 			k.commit(claims[i : i+1])
 		}

@@ -20,6 +20,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/weft-sdn/weft/controller/access"
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/binder"
 	"github.com/weft-sdn/weft/controller/collect"
@@ -122,9 +123,11 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 func (c *Controller) work(s *store.Store) func(context.Context, leader.Term) {
 	keep := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: c.opts.Log, DeadAfter: c.opts.NodeDeadAfter})
 	collector := collect.New(collect.Options{Store: s, Log: c.opts.Log, Collected: c.metrics.Collected})
+	rights := access.Options{Client: c.opts.Client, Plans: c.fleet.Plans, Changed: c.fleet.Changed, Log: c.opts.Log}
 	return func(ctx context.Context, term leader.Term) {
 		var loops sync.WaitGroup
 		loops.Go(func() { collector.Run(ctx, term.Guard) })
+		loops.Go(func() { access.Run(ctx, rights) })
 		keep.Run(ctx, term)
 		loops.Wait()
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -136,6 +137,32 @@ func (s *secured) synced(node string) {
 	})
 }
 
+// confined tries what a compute node's stolen certificate opens: etcd for the node's own keys, and nothing else.
+func (s *secured) confined(r *weftv1.Router, g *guest) {
+	s.t.Helper()
+	authority, err := s.Authority()
+	s.must(err)
+	stolen, err := identity.Load(authority.Folder(identity.Identity{Role: identity.Node, Name: "cmp1"}))
+	s.must(err)
+	if _, err := s.asked(s.t.Context(), "ctl1", stolen); status.Code(err) != codes.Unavailable {
+		s.t.Errorf("a node's certificate opens the API: %v", err)
+	}
+	client, err := s.EtcdAs(stolen)
+	s.must(err)
+	defer client.Close()
+	for _, key := range []string{
+		keys.Active(r.GetId()), keys.Router(r.GetId()), keys.Port(g.port.GetNetworkId(), g.port.GetId()), keys.HostObject("cmp1", keys.KindRouter, r.GetId()),
+		keys.Live("net1"), keys.Agent("net1"), keys.Witness("net1"), keys.Status("net1", keys.KindRouter, r.GetId()), keys.Schema,
+	} {
+		if _, err := client.Put(s.t.Context(), key, "stolen"); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+			s.t.Errorf("a compute node writes %s: %v", key, err)
+		}
+		if _, err := client.Delete(s.t.Context(), key); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+			s.t.Errorf("a compute node deletes %s: %v", key, err)
+		}
+	}
+}
+
 // lines are those of a text that begin with a word.
 func lines(text, prefix string) []string {
 	var out []string
@@ -202,6 +229,8 @@ func TestTheFleetsCertificatesAreReplacedUnderIt(t *testing.T) {
 	if _, err := f.asked(t.Context(), "ctl1", before); status.Code(err) != codes.Unavailable {
 		t.Errorf("a certificate of the authority that was dropped still opens the API: %v", err)
 	}
+
+	s.confined(r, g)
 
 	// Everybody has to connect to etcd anew, with what the files say now.
 	etcd1 := f.host("etcd1")

@@ -238,7 +238,15 @@ func openStore(ctx context.Context, cfg config.Config, credential *identity.Cred
 		return nil, nil, nil, err
 	}
 	log.Info("embedded etcd", "data", cfg.DataDir, "endpoints", server.Endpoints())
-	return server.Client(), server.Failed(), func() { report(server.Close()) }, nil
+	if credential == nil {
+		return server.Client(), server.Failed(), func() { report(server.Close()) }, nil
+	}
+	// As everybody else does, for an etcd that goes by who is calling.
+	if client, err = store.Dial(server.Endpoints(), credential); err != nil {
+		report(server.Close())
+		return nil, nil, nil, err
+	}
+	return client, server.Failed(), func() { report(client.Close()); report(server.Close()) }, nil
 }
 
 // listen opens "host:port" or "unix:/path". A socket left behind by a controller that was killed is replaced.

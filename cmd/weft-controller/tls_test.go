@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/weft-sdn/weft/controller/access"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/identity/pki"
 	"github.com/weft-sdn/weft/proto/store"
@@ -138,6 +139,36 @@ func TestOnlyAdminsCallTheAPIAndOnlyTheFleetReachesTheEmbeddedEtcd(t *testing.T)
 			t.Errorf("%s answered %q, %v", address, text, err)
 		}
 		conn.Close()
+	}
+}
+
+func TestAControllerWorksOnAnEmbeddedEtcdThatGoesByWhoIsCalling(t *testing.T) {
+	s := startSecured(t)
+	s.ready()
+	admin := s.credential(identity.Admin, "alice")
+	client, err := store.Dial([]string{s.etcd}, admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, id := range []identity.Identity{admin.Self(), {Role: identity.Controller, Name: "ctl1"}} {
+		if err := access.Grant(t.Context(), client, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := access.Enable(t.Context(), client, admin.Self()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(s.api, with(admin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := weftv1.NewNetworkServiceClient(conn).CreateNetwork(t.Context(), &weftv1.CreateNetworkRequest{Network: &weftv1.Network{}}); err != nil {
+		t.Errorf("a network: %v", err)
+	}
+	if err := s.read(s.credential(identity.Node, "net1")); err == nil {
+		t.Error("a node that nobody has granted it reads etcd")
 	}
 }
 

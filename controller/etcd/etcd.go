@@ -5,6 +5,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -73,14 +74,19 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	return nil, fmt.Errorf("embedded etcd in %s: %w", opts.Dir, err)
 }
 
-// Client is a client inside the process: its calls cross no socket. It lives as long as the server.
+// Client is a client inside the process: its calls cross no socket, and it has no certificate, so that an etcd that goes by
+// users refuses it. It lives as long as the server.
 func (s *Server) Client() *clientv3.Client { return s.client }
 
-// Endpoints are the URLs that the server listens on; a port 0 has become the real one.
+// Endpoints are the URLs at which the server is reached on this host; a port 0 has become the real one.
 func (s *Server) Endpoints() []string {
 	var out []string
 	for _, l := range s.etcd.Clients {
-		out = append(out, s.etcd.Config().ListenClientUrls[0].Scheme+"://"+l.Addr().String())
+		at, err := netip.ParseAddrPort(l.Addr().String())
+		if err == nil && at.Addr().IsUnspecified() {
+			at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
+		}
+		out = append(out, s.etcd.Config().ListenClientUrls[0].Scheme+"://"+at.String())
 	}
 	return out
 }

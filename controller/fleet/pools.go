@@ -49,6 +49,19 @@ func (f *Fleet) Pools() []*weftv1.Pool {
 	return slices.SortedFunc(maps.Values(all), func(a, b *weftv1.Pool) int { return cmp.Compare(a.GetId(), b.GetId()) })
 }
 
+// Plans are the nodes that each router is planned on, by the router's id.
+func (f *Fleet) Plans() map[string][]string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := map[string][]string{}
+	for name, n := range f.nodes {
+		for id := range n.held[keys.KindRouter] {
+			out[id.String()] = append(out[id.String()], name)
+		}
+	}
+	return out
+}
+
 // Active is the node that forwards for a router, "" if none does, and the epoch.
 func (f *Fleet) Active(router string) (node string, epoch int64) {
 	f.mu.RLock()

@@ -85,10 +85,7 @@ type controllerConfig struct {
 
 // etcdEndpoints are what clients use: the members' hosts, or ctl1 when etcd is embedded there.
 func (s *state) etcdEndpoints() []string {
-	kind := EtcdMember
-	if !slices.ContainsFunc(s.Hosts, func(h HostInfo) bool { return h.Kind == EtcdMember }) {
-		kind = Controller
-	}
+	kind := s.storeKind()
 	var endpoints []string
 	for _, h := range s.Hosts {
 		if h.Kind == kind {
@@ -99,6 +96,14 @@ func (s *state) etcdEndpoints() []string {
 		}
 	}
 	return endpoints
+}
+
+// storeKind is the kind of host that etcd runs on.
+func (s *state) storeKind() Kind {
+	if slices.ContainsFunc(s.Hosts, func(h HostInfo) bool { return h.Kind == EtcdMember }) {
+		return EtcdMember
+	}
+	return Controller
 }
 
 func etcdURL(h HostInfo, port uint16) string {
@@ -171,10 +176,20 @@ func (l *Lab) etcdArgs(s *state, h HostInfo) []string {
 
 // startWeft starts the daemons of all hosts: the store, then who serves it, then who follows it.
 func (l *Lab) startWeft(ctx context.Context, hosts []HostInfo) error {
+	s, err := l.load()
+	if err != nil {
+		return err
+	}
+	store := s.storeKind()
 	for _, kinds := range [][]Kind{{EtcdMember}, {Controller}, {Network, Compute}} {
 		group := slices.DeleteFunc(slices.Clone(hosts), func(h HostInfo) bool { return !slices.Contains(kinds, h.Kind) })
 		if err := each(ctx, group, l.startDaemons); err != nil {
 			return err
+		}
+		if slices.Contains(kinds, store) {
+			if err := l.restrict(ctx, hosts); err != nil {
+				return err
+			}
 		}
 	}
 	return l.awaitNodes(ctx, hosts)

@@ -9,26 +9,32 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/weft-sdn/weft/proto/identity"
 )
 
-// Etcd is a client of the lab's store, for who looks at it behind the API's back. It reaches every member from inside the
-// member's own host, so that no cut cable is in its way; a member that is down or held is passed over after a second. The
-// caller closes it.
+// Etcd is a client of the lab's store, for who looks at it behind the API's back: an admin.
 func (l *Lab) Etcd() (*clientv3.Client, error) {
-	s, err := l.load()
+	credential, err := l.Credential()
 	if err != nil {
 		return nil, err
 	}
-	credential, err := l.Credential()
+	return l.EtcdAs(credential)
+}
+
+// EtcdAs is a client of the lab's store that the credential speaks for. It reaches every member from inside the
+// member's own host, so that no cut cable is in its way; a member that is down or held is passed over after a second. The
+// caller closes it.
+func (l *Lab) EtcdAs(credential *identity.Credential) (*clientv3.Client, error) {
+	s, err := l.load()
 	if err != nil {
 		return nil, err
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: s.etcdEndpoints(), DialTimeout: 5 * time.Second,
-		DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
+		DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithContextDialer(l.dialMember), grpc.WithTransportCredentials(credential.Dialing(identity.Etcd, identity.Controller)),
 		},

@@ -1,10 +1,14 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-sdn/weft/controller/access"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/identity/pki"
 )
@@ -38,6 +42,29 @@ func (h HostInfo) identity() (identity.Identity, bool) {
 		EtcdMember: identity.Etcd, Controller: identity.Controller, Network: identity.Node, Compute: identity.Node,
 	}[h.Kind]
 	return identity.Identity{Role: role, Name: h.Name}, ok
+}
+
+// restrict has etcd go by who is calling.
+func (l *Lab) restrict(ctx context.Context, hosts []HostInfo) error {
+	client, err := l.Etcd()
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // nothing is pending
+	group, granting := errgroup.WithContext(ctx)
+	group.Go(func() error { return access.Grant(granting, client, admin) })
+	for _, h := range hosts {
+		if id, ok := h.identity(); ok && id.Role != identity.Etcd {
+			group.Go(func() error { return access.Grant(granting, client, id) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("lab %s: %w", l.name, err)
+	}
+	if err := access.Enable(ctx, client, admin); err != nil {
+		return fmt.Errorf("lab %s: %w", l.name, err)
+	}
+	return nil
 }
 
 func (l *Lab) pkiDir() string { return filepath.Join(l.dir, "pki") }

@@ -27,6 +27,8 @@ var (
 	ErrUnavailable = errors.New("the store can't be reached")
 	// ErrFull: etcd takes no writes, for its database has reached its quota, or no more at this rate. Nothing is written.
 	ErrFull = errors.New("the store takes no more")
+	// ErrDenied: etcd's access control does not let this identity do that. Nothing is written.
+	ErrDenied = errors.New("etcd does not let this identity do that (weft access)")
 	// ErrCompacted: the revision asked for has been compacted away.
 	ErrCompacted = errors.New("the revision has been compacted away")
 )
@@ -280,6 +282,8 @@ func classify(what string, err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return fmt.Errorf("%s: %w", what, ErrCompacted)
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%s: %w: %w", what, ErrDenied, err)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", what, err)
 	case errors.Is(err, context.DeadlineExceeded), unavailable(err):

@@ -35,6 +35,7 @@ interrupted is taken up by the same command.`
 type etcdFlags struct {
 	endpoints []string
 	config    string
+	self      identity.Identity // who asks, when with calls; nobody where TLS is off
 }
 
 func (f *etcdFlags) add(cmd *cobra.Command) {
@@ -74,6 +75,9 @@ func (f *etcdFlags) with(ctx context.Context, a *app, do func(context.Context, *
 	endpoints, credential, err := f.resolve(a)
 	if err != nil {
 		return err
+	}
+	if credential != nil {
+		f.self = credential.Self()
 	}
 	client, err := store.Dial(endpoints, credential)
 	if err != nil {

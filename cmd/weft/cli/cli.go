@@ -1,6 +1,6 @@
 // Package cli is the command tree of weft: nouns (network, subnet, port, router, floatingip, security-group, address-group,
-// segment, node, pool), verbs under them, `apply` for whole files, `watch` for changes, `backup`, `check` and `collect`, which
-// speak to etcd, and `pki`, which works on files. It turns arguments into calls
+// segment, node, pool), verbs under them, `apply` for whole files, `watch` for changes, `backup`, `check`, `collect` and `access`,
+// which speak to etcd, and `pki`, which works on files. It turns arguments into calls
 // of the API (package client) and answers into text (package render). It holds no rule about networks: the controllers check
 // and refuse, so that every client meets the same rules.
 package cli
@@ -129,7 +129,7 @@ func (a *app) root() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.securityGroupCmd(),
 		a.addressGroupCmd(), a.segmentCmd(),
-		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd(), a.pkiCmd())
+		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd(), a.pkiCmd(), a.accessCmd())
 	group(cmd)
 	return cmd
 }
