@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/weft-sdn/weft/cmd/weft/cli"
 	"github.com/weft-sdn/weft/controller/access"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/identity/pki"
@@ -139,6 +141,44 @@ func TestOnlyAdminsCallTheAPIAndOnlyTheFleetReachesTheEmbeddedEtcd(t *testing.T)
 			t.Errorf("%s answered %q, %v", address, text, err)
 		}
 		conn.Close()
+	}
+}
+
+// weft runs the command line.
+func (s *secured) weft(folder string, args ...string) (code int, out string) {
+	s.tb.Helper()
+	var text bytes.Buffer
+	code = cli.Main(s.tb.Context(), cli.Env{
+		Args: append([]string{"--server", s.api, "--tls-dir", folder}, args...), Stdout: &text, Stderr: &text,
+		Getenv: func(string) string { return "" },
+	})
+	return code, text.String()
+}
+
+func TestTheCommandLineIsAnAdminAndTheDoctorSaysWhoIsNot(t *testing.T) {
+	s := startSecured(t)
+	s.ready()
+	alice, net1 := s.folder(identity.Admin, "alice"), s.folder(identity.Node, "net1")
+	if code, out := s.weft(alice, "network", "create", "n"); code != cli.ExitOK {
+		t.Errorf("an admin makes a network: %d, %s", code, out)
+	}
+	code, out := s.weft(alice, "doctor")
+	for _, want := range []string{"ok     admin:alice: the certificate lasts until", "ok     controller " + s.api + " answers", "ok     controller " + s.api + " (controller:ctl1): the certificate lasts until"} {
+		if !strings.Contains(out, want) || code != cli.ExitOK {
+			t.Errorf("the doctor does not say %q: %d\n%s", want, code, out)
+		}
+	}
+	if code, out := s.weft(net1, "network", "list", "--timeout", "3s"); code != cli.ExitUnreachable {
+		t.Errorf("a node lists networks: %d, %s", code, out)
+	}
+	if code, out := s.weft(net1, "doctor"); code != cli.ExitRefused || !strings.Contains(out, "WRONG  controller "+s.api) {
+		t.Errorf("the doctor finds nothing wrong with a node's certificate: %d\n%s", code, out)
+	}
+	if _, err := s.authority.Reissue(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := s.weft(alice, "doctor"); code != cli.ExitRefused || !strings.Contains(out, "WRONG  admin:alice: the certificate ends") {
+		t.Errorf("the doctor does not say that a certificate ends soon: %d\n%s", code, out)
 	}
 }
 

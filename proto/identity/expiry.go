@@ -21,14 +21,19 @@ func (l Lifetime) Soon(now time.Time) bool { return l.Until.Sub(now) < l.Until.S
 // Lifetimes are those of the own certificate and of the authorities that are trusted.
 func (c *Credential) Lifetimes() []Lifetime {
 	now := c.now.Load()
-	out := []Lifetime{lifetime(now.self.String(), now.certificate.Leaf)}
+	out := []Lifetime{LifetimeOf(now.certificate.Leaf)}
 	for _, ca := range now.authorities {
-		out = append(out, lifetime("ca:"+ca.Subject.CommonName, ca))
+		out = append(out, LifetimeOf(ca))
 	}
 	return out
 }
 
-func lifetime(name string, cert *x509.Certificate) Lifetime {
+// LifetimeOf is that of a certificate.
+func LifetimeOf(cert *x509.Certificate) Lifetime {
+	name := cert.Subject.CommonName
+	if cert.IsCA {
+		name = "ca:" + name
+	}
 	return Lifetime{name, cert.NotBefore, cert.NotAfter}
 }
 

@@ -64,7 +64,7 @@ func TestScripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "stray": c.strayCmd, "active": c.activeCmd, "answer": c.answerCmd,
+					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "stray": c.strayCmd, "active": c.activeCmd, "answer": c.answerCmd, "gone": c.goneCmd,
 				},
 			})
 		})
@@ -152,6 +152,14 @@ func (c controller) reportCmd(ts *testscript.TestScript, _ bool, args []string) 
 	}
 	r := &storev1.Report{Revision: 1 << 50, State: weftv1.State(weftv1.State_value["STATE_"+args[3]]), Message: strings.Join(args[4:], " ")}
 	c.commit(ts, func(t *txn.Txn) { t.Put(keys.Status(args[0], args[1], args[2]), r) })
+}
+
+// goneCmd is `gone NODE`: the node's agent is not alive any more.
+func (c controller) goneCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: gone NODE")
+	}
+	c.commit(ts, func(t *txn.Txn) { t.Delete(keys.Live(args[0])) })
 }
 
 // activeCmd is `active ROUTER NODE`: it writes what an agent that takes a router over writes.
