@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/agent/flow"
@@ -17,6 +19,9 @@ import (
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/store/storetest"
+	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -127,5 +132,53 @@ func TestNothingIsHandedOverWhileTheBridgeIsNotAsPlanned(t *testing.T) {
 	}
 	if again := k.machine.Decide(time.Now().Add(time.Second)).Claims; len(again) != 1 || again[0].To != "n2" {
 		t.Errorf("then %v, want the hand-over once more", again)
+	}
+}
+
+// etcd lets the node write who is active for one router and not yet for another, whose plan is younger.
+func TestARouterThatTheNodeMayNotTakeYetStopsNoOther(t *testing.T) {
+	server, ctx := storetest.Start(t), t.Context()
+	admin := server.Client()
+	ok := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var x txn.Txn
+	for _, router := range []string{"r1", "r2"} {
+		x.Put(keys.Active(router), &storev1.ActiveRouter{Node: "n2", Epoch: 1})
+		x.Put(keys.HostObject("n1", keys.KindRouter, router), &storev1.RouterBinding{})
+	}
+	revision, err := server.Store().Commit(ctx, &x, 0)
+	ok(revision, err)
+	for user, role := range map[string]string{"root": "root", "node:n1": "node:n1"} {
+		ok(admin.RoleAdd(ctx, role))
+		ok(admin.UserAdd(ctx, user, "pw"))
+		ok(admin.UserGrantRole(ctx, user, role))
+	}
+	ok(admin.RoleGrantPermission(ctx, "node:n1", keys.Host("n1"), keys.End(keys.Host("n1")), clientv3.PermissionType(clientv3.PermRead)))
+	ok(admin.RoleGrantPermission(ctx, "node:n1", keys.Active("r1"), "", clientv3.PermissionType(clientv3.PermReadWrite)))
+	ok(admin.RoleGrantPermission(ctx, "node:n1", keys.Active("r2"), "", clientv3.PermissionType(clientv3.PermRead)))
+	ok(admin.AuthEnable(ctx))
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}, Username: "node:n1", Password: "pw", Logger: zap.NewNop()})
+	ok(client, err)
+	defer client.Close()
+
+	k := keeperAgent(t).takeover.keeper
+	k.store = store.New(client)
+	var claims []ha.Claim
+	for _, router := range []string{"r1", "r2"} {
+		claims = append(claims, ha.Claim{Router: router, To: "n1", From: "n2", Epoch: 1, Revision: revision, Cause: ha.Lost})
+	}
+	k.commit(claims)
+	for router, want := range map[string]string{"r1": "n1", "r2": "n2"} {
+		got, err := client.Get(ctx, keys.Active(router))
+		ok(got, err)
+		active := &storev1.ActiveRouter{}
+		ok(nil, proto.Unmarshal(got.Kvs[0].Value, active))
+		if active.GetNode() != want {
+			t.Errorf("%s is active on %s, want %s", router, active.GetNode(), want)
+		}
 	}
 }
