@@ -60,6 +60,7 @@ type Agent struct {
 	publisher *publisher
 	questions *questions
 	metrics   *metrics
+	instances *instances
 	peering   *peering // nil on a node that holds no routers
 
 	view    *view.View
@@ -184,7 +185,7 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 		cfg: o.Config, version: o.Version, log: o.Log,
 		mirror: mirror.New(s, mirror.Options{Log: o.Log, Check: schema.Check}), ovs: client, watch: client.Watch(),
 		workers:  newWorkers(ctx, maxBuilds, builders{build: services.build, audit: services.audit, soon: soon, told: told, busy: busy}),
-		services: services, publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
+		services: services, instances: newInstances(s), publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
 		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{}, lacking: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
@@ -197,6 +198,10 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 	a.bridges = newBridges(ctx, o.Config.OVSRunDir, a.refuse, o.Log)
 	a.bridges.drifted, a.bridges.post = a.bridgeDrifted, a.post
 	services.metrics, a.publisher.metrics = metrics, metrics
+	if services.metadata, err = newMetadata(o.Config, services.ns.Run, a.guest, o.Log); err != nil {
+		client.Close()
+		return nil, err
+	}
 	a.peering = newPeering(o.Config, credential, services.ns.Run, o.Log)
 	services.remade = a.peering.reopen
 	if a.takeover.keeper != nil {

@@ -44,6 +44,7 @@ func newSite(t *testing.T) *site {
 		BridgeMappings: map[string]string{"tenant": "br-tenant"}, StateDir: t.TempDir(),
 		OVSDB: s.ovs.Endpoint(), OVSRunDir: s.ovs.Dir(),
 	}
+	s.cfg.Metadata.Disabled = true // the proxy's program is not built for these tests
 	s.cfg.Defaults()
 	if err := os.Chmod(filepath.Dir(s.cfg.StateDir), 0o755); err != nil { // dnsmasq has to get through
 		t.Fatal(err)

@@ -150,7 +150,8 @@ func (s *services) diff(ctx context.Context, want any) ([]desired.Difference, er
 			return d, errors.Join(err, err2)
 		}
 		nat, err2 := s.nat.Diff(ctx, want.Namespace.Name, want.Namespace.IPTables)
-		return append(d, nat...), errors.Join(err, err2)
+		served, err3 := s.unserved(want.Metadata)
+		return slices.Concat(d, nat, served), errors.Join(err, err2, err3)
 	case *plan.DHCP:
 		if want.Problem != nil {
 			return nil, nil // it is left as it is, and its status says why
@@ -160,8 +161,21 @@ func (s *services) diff(ctx context.Context, want any) ([]desired.Difference, er
 			return d, errors.Join(err, err2)
 		}
 		server, err2 := s.dhcp.Diff(ctx, want.Server)
-		return append(d, server...), errors.Join(err, err2)
+		served, err3 := s.unserved(want.Metadata)
+		return slices.Concat(d, server, served), errors.Join(err, err2, err3)
 	default:
 		return nil, fmt.Errorf("can't compare a %T", want)
 	}
+}
+
+// unserved says that guests are not listened to where they should be. While nothing can be served, that is the node's problem.
+func (s *services) unserved(want *desired.Metadata) ([]desired.Difference, error) {
+	if want == nil || s.metadata.Problem() != "" {
+		return nil, nil
+	}
+	ok, err := s.metadata.Served(*want)
+	if ok || err != nil {
+		return nil, err
+	}
+	return []desired.Difference{{Kind: "metadata", Object: want.Namespace, Desired: "listens on " + want.Address.String()}}, nil
 }

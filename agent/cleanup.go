@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/weft-sdn/weft/agent/metadata"
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/ovs"
 	"github.com/weft-sdn/weft/agent/plan"
@@ -31,7 +32,7 @@ func Cleanup(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read OVSDB at %s: %w", cfg.OVSDB, err)
 	}
-	errs := []error{removeFlows(ctx, cfg, snap, log), services.stopDHCP(ctx), removePorts(ctx, client, snap)}
+	errs := []error{removeFlows(ctx, cfg, snap, log), metadata.Stop(cfg.StateDir, log), services.stopDHCP(ctx), removePorts(ctx, client, snap)}
 	return errors.Join(append(errs, services.removeAll(ctx))...)
 }
 

@@ -71,8 +71,32 @@ type Config struct {
 	// MetricsListen is the address, as 127.0.0.1:9465, at which Prometheus finds /metrics (default empty: nowhere). On a
 	// loopback address Go's profiles are at /debug/pprof/ too.
 	MetricsListen string `json:"metrics_listen"`
+	// Metadata is how VMs learn of themselves at 169.254.169.254, see docs/metadata.md.
+	Metadata MetadataConfig `json:"metadata"`
 	// LogLevel is debug, info, warn or error (default info).
 	LogLevel string `json:"log_level"`
+}
+
+// MetadataConfig is the agent's configuration of the metadata service.
+type MetadataConfig struct {
+	// Disabled: the node serves none.
+	Disabled bool `json:"disabled"`
+	// Backends are asked in turn, each as http://10.0.0.1:8775; none: the node answers itself from what the port's instance
+	// says. BackendCAFile has the certificates that HTTPS backends are verified by (default: the system's), and
+	// BackendTimeoutSeconds is what one has to begin its answer (default 5).
+	Backends              []string `json:"backends"`
+	BackendCAFile         string   `json:"backend_ca_file"`
+	BackendTimeoutSeconds int      `json:"backend_timeout_seconds"`
+	// SecretFile, mode 0600, holds what the node shares with the backends: an instance's id is signed with it (Nova's
+	// metadata_proxy_shared_secret). It is read anew for each request. Default: nothing is signed.
+	SecretFile string `json:"secret_file"`
+	// RequestsPerSecond is how many one VM may make, in bursts of 5 seconds' worth (default 20), Connections how many at once
+	// (default 8).
+	RequestsPerSecond int `json:"requests_per_second"`
+	Connections       int `json:"connections"`
+	// Program is the proxy's program (default weft-metadata beside weft-agent), User whom it runs as (default nobody).
+	Program string `json:"program"`
+	User    string `json:"user"`
 }
 
 // Defaults fills in what is not given.
@@ -108,6 +132,7 @@ func (c *Config) Defaults() {
 	if c.LeaseSeconds == 0 {
 		c.LeaseSeconds = 10
 	}
+	c.Metadata.defaults()
 }
 
 // Validate reports every field that can't be right, by its name in the file.
@@ -146,7 +171,7 @@ func (c *Config) Validate() error {
 		_, _, err := net.SplitHostPort(c.MetricsListen)
 		check(err == nil, "metrics_listen: %q is not an address and a port, such as 127.0.0.1:9465", c.MetricsListen)
 	}
-	errs = append(errs, c.mappings()...)
+	errs = append(append(errs, c.mappings()...), c.Metadata.validate()...)
 	return errors.Join(errs...)
 }
 

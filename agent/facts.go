@@ -21,7 +21,8 @@ func (a *Agent) readFacts(s *ovs.Snapshot, vlans map[string]uint16) plan.Facts {
 	f := plan.Facts{
 		Bridges: map[string]string{}, OFPorts: map[string]uint32{}, Plugged: map[string]plan.Plugged{},
 		VLANs: vlans, DatapathType: a.cfg.DatapathType, BFD: a.cfg.bfd(),
-		Silent: a.takeover.silent(),
+		Metadata: !a.cfg.Metadata.Disabled,
+		Silent:   a.takeover.silent(),
 	}
 	f.TunnelIP, _ = netip.ParseAddr(a.cfg.TunnelIP) // checked by Config.Validate; invalid when there is none
 	for physnet, bridge := range a.cfg.BridgeMappings {
@@ -85,6 +86,9 @@ func (a *Agent) problems(s *ovs.Snapshot) []string {
 	}
 	for _, reason := range a.planner.Problems() {
 		out = append(out, legible(reason))
+	}
+	if problem := a.services.metadata.Problem(); problem != "" {
+		out = append(out, legible(problem))
 	}
 	return append(append(out, a.refusedPorts()...), a.peering.problems()...)
 }

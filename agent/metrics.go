@@ -3,12 +3,15 @@ package agent
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weft-sdn/weft/agent/desired"
+	"github.com/weft-sdn/weft/agent/metadata"
+	"github.com/weft-sdn/weft/agent/metadata/wire"
 	"github.com/weft-sdn/weft/proto/keys"
 )
 
@@ -113,15 +116,15 @@ func (m *metrics) observe(a *Agent) error {
 	}
 	for driver, writes := range map[string]func() uint64{
 		"openflow": a.bridges.writes.Load, "ovsdb": m.ovsdbWrites.Load, "netlink": a.services.ns.Writes,
-		"iptables": a.services.nat.Writes, "dnsmasq": a.services.dhcp.Writes,
+		"iptables": a.services.nat.Writes, "dnsmasq": a.services.dhcp.Writes, "metadata": a.services.metadata.Writes,
 	} {
 		errs = append(errs, reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "weft_agent_writes_total", ConstLabels: prometheus.Labels{"driver": driver},
 			Help: "Writes to the host, by driver (openflow: flows; ovsdb: operations; netlink: namespaces, links, addresses, routes and sysctls; " +
-				"iptables: runs of iptables-restore; dnsmasq: files and signals). A node with nothing to do makes none.",
+				"iptables: runs of iptables-restore; dnsmasq: files and signals; metadata: sockets and processes of the metadata proxy). A node with nothing to do makes none.",
 		}, func() float64 { return float64(writes()) })))
 	}
-	return errors.Join(append(errs, a.peering.observe(reg))...)
+	return errors.Join(append(errs, a.peering.observe(reg), reg.Register(newMetadataRequests(a.services.metadata)))...)
 }
 
 // count sets the numbers of units in each state.
@@ -162,4 +165,28 @@ func logDifferences(log *slog.Logger, message string, d []desired.Difference, ar
 		lines = append(lines, d.String())
 	}
 	log.Warn(message, append(args, "differences", len(d), "first", lines)...)
+}
+
+// metadataRequests tells Prometheus of the requests to the proxy.
+type metadataRequests struct {
+	manager *metadata.Manager
+	desc    *prometheus.Desc
+}
+
+func newMetadataRequests(m *metadata.Manager) metadataRequests {
+	return metadataRequests{m, prometheus.NewDesc("weft_agent_metadata_requests_total",
+		"Requests to the metadata service since its proxy started, by the status that the VM was answered; malformed ones and those cut off without an answer have that for a status.",
+		[]string{"status"}, nil)}
+}
+
+// Describe is prometheus.Collector's.
+func (r metadataRequests) Describe(out chan<- *prometheus.Desc) { out <- r.desc }
+
+// Collect is prometheus.Collector's.
+func (r metadataRequests) Collect(out chan<- prometheus.Metric) {
+	counts := wire.Counts{"200": 0} // there is a count though nobody has asked
+	maps.Copy(counts, r.manager.Counts())
+	for status, n := range counts {
+		out <- prometheus.MustNewConstMetric(r.desc, prometheus.CounterValue, float64(n), status)
+	}
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcp"
 	"github.com/weft-sdn/weft/agent/garp"
+	"github.com/weft-sdn/weft/agent/metadata"
+	"github.com/weft-sdn/weft/agent/metadata/wire"
 	"github.com/weft-sdn/weft/agent/nat"
 	"github.com/weft-sdn/weft/agent/netns"
 	"github.com/weft-sdn/weft/agent/plan"
@@ -33,6 +35,7 @@ type services struct {
 	nat      *nat.Driver
 	dhcp     *dhcp.Manager
 	announce *garp.Announcer
+	metadata *metadata.Manager // nil on a node that serves none
 	forget   conntrack.Forgetter
 	notes    notes
 	ovs      switching
@@ -80,6 +83,7 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 // close stops watching and announcing; what has been built stays.
 func (s *services) close() {
 	s.announce.Close()
+	s.metadata.Close()
 	s.dhcp.Close()
 }
 
@@ -207,6 +211,7 @@ func (s *services) router(ctx context.Context, id string, want *plan.Router, w *
 	if _, err := s.ns.Forward(ctx, want.Namespace); err != nil {
 		return err
 	}
+	s.serve(want.Metadata)
 	_, err = s.ns.Prune(ctx, want.Namespace)
 	return err
 }
@@ -268,8 +273,16 @@ func (s *services) dhcpServer(ctx context.Context, want *plan.DHCP, w *waiting) 
 	if err := s.dhcp.Ensure(ctx, want.Server); err != nil {
 		return err
 	}
+	s.serve(want.Metadata)
 	_, err = s.ns.Prune(ctx, want.Namespace)
 	return err
+}
+
+// serve has guests served with metadata. That it can't be is the node's problem and not the unit's.
+func (s *services) serve(want *desired.Metadata) {
+	if want != nil {
+		s.metadata.Serve(*want)
+	}
 }
 
 // makeDevices makes the namespace with its devices, for which OVS may then have ports.
@@ -295,12 +308,15 @@ func (s *services) awaitOVS(devices map[string]string) error {
 }
 
 func (s *services) remove(ctx context.Context, u unit) error {
-	name := plan.RouterNamespace(u.id)
+	name, place := plan.RouterNamespace(u.id), wire.Place{Router: u.id}
 	if u.kind == keys.KindDHCP {
-		name = plan.DHCPNamespace(u.id)
+		name, place = plan.DHCPNamespace(u.id), wire.Place{Network: u.id}
 		if err := s.dhcp.Delete(ctx, u.id); err != nil {
 			return err
 		}
+	}
+	if err := s.metadata.Drop(place); err != nil {
+		return err
 	}
 	if err := s.ns.Delete(ctx, name); err != nil {
 		return err

@@ -149,8 +149,9 @@ func TestDHCP(t *testing.T) {
 			}
 		}
 		got = b.Spec.Lease
-		if got.Address.String() != b.ip.String()+"/24" || len(got.Routes) > 0 {
-			t.Errorf("b has %s and routes %v, want an address of 10.20.0.0/24 and no route", got.Address, got.Routes)
+		only := []lease.Route{route("169.254.169.254/32", "10.20.0.1")} // to metadata, by the server
+		if got.Address.String() != b.ip.String()+"/24" || !slices.Equal(got.Routes, only) {
+			t.Errorf("b has %s and routes %v, want an address of 10.20.0.0/24 and %v", got.Address, got.Routes, only)
 		}
 		if got.MTU != 1450 {
 			t.Errorf("b has MTU %d", got.MTU)

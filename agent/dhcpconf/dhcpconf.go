@@ -203,8 +203,11 @@ func label(h Host) string {
 	if h.Hostname != "" {
 		return h.Hostname
 	}
-	return "host-" + strings.ReplaceAll(h.Address.String(), ".", "-")
+	return Label(h.Address)
 }
+
+// Label is the first label of the name of a host that has no other: "host-10-10-10-2" for 10.10.10.2.
+func Label(ip netip.Addr) string { return "host-" + strings.ReplaceAll(ip.String(), ".", "-") }
 
 func fullName(c Config, h Host) string {
 	if c.Domain == "" {

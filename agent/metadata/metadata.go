@@ -66,7 +66,7 @@ var (
 	ErrUnusable = errors.New("what is stored for the instance can't be used")
 )
 
-// Manager keeps the proxy. Its methods may be called concurrently.
+// Manager keeps the proxy. Its methods may be called concurrently. A nil Manager serves nothing.
 type Manager struct {
 	o      Options
 	dir    string
@@ -91,26 +91,19 @@ const period = 5 * time.Second
 
 // New returns a Manager that answers questions from now on. It starts and stops no proxy.
 func New(o Options) (*Manager, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	m := &Manager{
-		o: o, dir: filepath.Join(o.StateDir, "metadata"), kick: make(chan struct{}, 1),
-		wanted: map[wire.Place]desired.Metadata{}, have: map[wire.Place]wire.Listener{},
-	}
+	m := newManager(o)
 	uid, gid, err := ids(o.User)
 	if err != nil {
 		return nil, err
 	}
 	m.args = m.arguments(uid, gid)
-	socket, err := m.listen(uid, gid)
+	socket, err := m.listen(uid)
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+wire.AskPath, m.answer)
-	m.server = &http.Server{Handler: mux, ReadTimeout: askTime, WriteTimeout: 2 * askTime, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn)}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.server = &http.Server{Handler: mux, ReadTimeout: askTime, WriteTimeout: 2 * askTime, ErrorLog: slog.NewLogLogger(m.o.Log.Handler(), slog.LevelWarn)}
 	m.done.Go(func() {
 		if err := m.server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
 			m.o.Log.Error("the metadata proxy gets no answers", "error", err)
@@ -118,6 +111,31 @@ func New(o Options) (*Manager, error) {
 	})
 	m.done.Go(m.run)
 	return m, nil
+}
+
+func newManager(o Options) *Manager {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Manager{
+		o: o, dir: filepath.Join(o.StateDir, "metadata"), kick: make(chan struct{}, 1), server: &http.Server{},
+		wanted: map[wire.Place]desired.Metadata{}, have: map[wire.Place]wire.Listener{},
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m
+}
+
+// Stop ends the proxy of a state directory, if one runs, where no Manager cares for it.
+func Stop(stateDir string, log *slog.Logger) error {
+	m := newManager(Options{StateDir: stateDir, Log: log})
+	defer m.Close()
+	m.mu.Lock()
+	defer m.mu.Unlock() // before Close
+	found, err := m.adopt()
+	if err != nil || !found {
+		return err
+	}
+	return m.end()
 }
 
 // ids are the numbers of a user and its group.
@@ -158,8 +176,8 @@ func (m *Manager) arguments(uid, gid int) []string {
 	return out
 }
 
-// listen makes the socket for questions, which the proxy's user alone can reach.
-func (m *Manager) listen(uid, gid int) (net.Listener, error) {
+// listen makes the socket for questions.
+func (m *Manager) listen(uid int) (net.Listener, error) {
 	if err := os.MkdirAll(m.dir, 0o711); err != nil {
 		return nil, err
 	}
@@ -169,18 +187,14 @@ func (m *Manager) listen(uid, gid int) (net.Listener, error) {
 	if err := os.RemoveAll(m.askPath()); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("unix", m.askPath())
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(os.Chmod(m.askPath(), 0o600), os.Chown(m.askPath(), uid, gid)); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
+	return wire.ListenForQuestions(m.askPath(), uid)
 }
 
 // Close ends the answering of questions and the care for the proxy, which goes on.
 func (m *Manager) Close() {
+	if m == nil {
+		return
+	}
 	m.cancel()
 	_ = m.server.Close() // the agent ends
 	m.mu.Lock()
@@ -191,18 +205,26 @@ func (m *Manager) Close() {
 
 // Writes counts the changes made to the host since New: processes started or ended, sockets opened or closed. A resync with
 // nothing to do adds none.
-func (m *Manager) Writes() uint64 { return m.writes.Load() }
+func (m *Manager) Writes() uint64 {
+	if m == nil {
+		return 0
+	}
+	return m.writes.Load()
+}
 
 // Problem says what keeps guests from being served, "" when nothing does. It never waits.
 func (m *Manager) Problem() string {
-	if p := m.problem.Load(); p != nil {
-		return *p
+	if m == nil || m.problem.Load() == nil {
+		return ""
 	}
-	return ""
+	return *m.problem.Load()
 }
 
 // Counts asks the proxy for requests since it began, by the status that was answered; nil when none runs.
 func (m *Manager) Counts() wire.Counts {
+	if m == nil {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.client == nil {
@@ -244,6 +266,9 @@ func (m *Manager) Served(want desired.Metadata) (bool, error) {
 // Drop has guests at a place served no more. When it returns without an error, nothing of the proxy's keeps the namespace.
 // The proxy ends with its last place.
 func (m *Manager) Drop(at wire.Place) error {
+	if m == nil {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.wanted, at)
@@ -261,18 +286,6 @@ func (m *Manager) Drop(at wire.Place) error {
 	}
 	if len(m.have)+len(m.wanted) > 0 {
 		return nil
-	}
-	return m.end()
-}
-
-// Stop ends the proxy, if one runs.
-func (m *Manager) Stop() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	clear(m.wanted)
-	found, err := m.adopt()
-	if err != nil || !found {
-		return err
 	}
 	return m.end()
 }

@@ -64,10 +64,10 @@ func newNode(t *testing.T) *node {
 	}
 	n.start()
 	t.Cleanup(func() {
-		if err := n.Stop(); err != nil {
+		n.Close()
+		if err := metadata.Stop(dir, nil); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
-		n.Close()
 		n.eventually("no proxy is left", func() bool { return len(n.proxies()) == 0 })
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -285,6 +285,24 @@ func TestTheProxyHasNoPrivileges(t *testing.T) {
 	}
 	if out, err := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", proc+"/environ").CombinedOutput(); err == nil {
 		t.Errorf("another process of its user can look into it: %q", out)
+	}
+}
+
+func TestQuestionsAreTheProxysAlone(t *testing.T) {
+	n := newNode(t)
+	ask := filepath.Join(n.o.StateDir, "metadata", "ask")
+	question := []string{"curl", "-s", "-m", "5", "--unix-socket", ask, "-d", `{"network":"x","source":"10.0.0.5"}`, "http://agent" + wire.AskPath}
+	if out, err := exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"}, question...)...).CombinedOutput(); err != nil || !strings.Contains(string(out), "10.0.0.5@x") {
+		t.Errorf("the proxy's user: %v %q", err, out)
+	}
+	for _, user := range []string{"1", "0"} {
+		if out, err := exec.Command("setpriv", append([]string{"--reuid=" + user, "--clear-groups"}, question...)...).CombinedOutput(); err == nil {
+			t.Errorf("user %s is answered %q", user, out)
+		}
+	}
+	control := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", "test -r "+filepath.Join(n.o.StateDir, "metadata", "control"))
+	if err := control.Run(); err == nil {
+		t.Error("the proxy's user can direct it")
 	}
 }
 

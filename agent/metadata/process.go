@@ -169,7 +169,7 @@ func (m *Manager) adopt() (found bool, err error) {
 	if m.client != nil {
 		return true, nil
 	}
-	client, err := m.dial()
+	client, err := m.known()
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return false, m.killLost()
 	}
@@ -187,6 +187,14 @@ func (m *Manager) adopt() (found bool, err error) {
 		m.have[l.Place] = l
 	}
 	return true, nil
+}
+
+// known is the proxy that listens, fs.ErrNotExist or ECONNREFUSED when none does.
+func (m *Manager) known() (*wire.Client, error) {
+	if _, err := os.Stat(m.controlPath()); err != nil {
+		return nil, err
+	}
+	return m.dial()
 }
 
 func (m *Manager) dial() (*wire.Client, error) {

@@ -17,6 +17,8 @@ type DHCP struct {
 	Namespace desired.Namespace
 	Server    desired.DHCP
 	Device    string
+	// Metadata is where guests are listened to; nil: nowhere.
+	Metadata *desired.Metadata
 	// Revision is the newest of the network's and its subnets'.
 	Revision int64
 	// Problem says what can't be served; the rest is.
@@ -31,7 +33,7 @@ type DHCP struct {
 func DHCPNamespace(network string) string { return "qdhcp-" + network }
 
 // dhcpPlan plans a network's DHCP server; nil when this node is not to have one.
-func dhcpPlan(v *view.View, network string) *DHCP {
+func dhcpPlan(v *view.View, facts *Facts, network string) *DHCP {
 	portID, n := v.HostDHCP[network], v.Networks[network]
 	if portID == "" || n == nil || n.Revision == 0 {
 		return nil
@@ -56,7 +58,17 @@ func dhcpPlan(v *view.View, network string) *DHCP {
 			continue
 		}
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(f.IP, s.Object.CIDR.Bits()))
-		conf.Subnets = append(conf.Subnets, dhcpSubnet(s.Object))
+		subnet := dhcpSubnet(s.Object)
+		if facts.Metadata && n.Isolated(f.Subnet) {
+			routeMetadata(&subnet, f.IP)
+		}
+		conf.Subnets = append(conf.Subnets, subnet)
+	}
+	sysctls := map[string]string{noIPv6: "1"}
+	if facts.Metadata {
+		out.Metadata = dhcpMetadata(network)
+		link.Addresses = append(link.Addresses, metadataPrefix())
+		sysctls[arpAnnounce] = "2"
 	}
 	slices.SortFunc(link.Addresses, model.ComparePrefixes)
 	conf.Hosts = dhcpHosts(n, conf.Subnets)
@@ -70,7 +82,7 @@ func dhcpPlan(v *view.View, network string) *DHCP {
 	}
 	out.Namespace = desired.Namespace{
 		Name: conf.Namespace, Links: []desired.Link{link},
-		Sysctls: map[string]string{noIPv6: "1"},
+		Sysctls: sysctls,
 	}
 	return out
 }

@@ -45,6 +45,8 @@ type Facts struct {
 	DatapathType string
 	// BFD is how this node and its peers watch each other.
 	BFD BFD
+	// Metadata: the node serves metadata.
+	Metadata bool
 	// Silent: the node forwards for no router at present.
 	Silent bool
 }

@@ -179,17 +179,25 @@ func (n *node) text(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		writeMetadata(&b, r.Metadata)
 		fmt.Fprintf(&b, "learned: %v\nproblem: %v\n%s", r.Learned, r.Problem, rules)
 	}
 	for _, id := range slices.Sorted(maps.Keys(n.planner.DHCP())) {
 		d := n.planner.DHCP()[id]
 		writeNamespace(&b, d.Namespace)
+		writeMetadata(&b, d.Metadata)
 		fmt.Fprintf(&b, "problem: %v\ndnsmasq %s\n", d.Problem, strings.Join(d.Server.Args, "\n  "))
 		for _, name := range slices.Sorted(maps.Keys(d.Server.Files)) {
 			fmt.Fprintf(&b, "file %s:\n%s\n", name, d.Server.Files[name])
 		}
 	}
 	return b.String()
+}
+
+func writeMetadata(b *strings.Builder, m *desired.Metadata) {
+	if m != nil {
+		fmt.Fprintf(b, "metadata on %s for router %q, network %q\n", m.Address, m.Router, m.Network)
+	}
 }
 
 func writeNamespace(b *strings.Builder, ns desired.Namespace) {
@@ -329,7 +337,7 @@ func factsOf(name string, tunnel string) plan.Facts {
 	f := plan.Facts{
 		TunnelIP: netip.MustParseAddr(tunnel), Bridges: map[string]string{"tenant": "br-tenant"},
 		OFPorts: map[string]uint32{}, Plugged: map[string]plan.Plugged{}, DatapathType: "netdev",
-		BFD: plan.BFD{Interval: 30 * time.Millisecond, Multiplier: 8},
+		Metadata: true, BFD: plan.BFD{Interval: 30 * time.Millisecond, Multiplier: 8},
 	}
 	if strings.HasPrefix(name, "net") {
 		f.Bridges["ext1"] = "br-ext1"

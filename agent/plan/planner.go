@@ -244,7 +244,7 @@ func (u *update) planServices(dirty *view.Dirty) {
 		if u.view.Planned(id) && !u.view.RouterReady(id) {
 			continue
 		}
-		plan := routerPlan(u.view, id)
+		plan := routerPlan(u.view, u.facts, id)
 		if plan != nil || u.routers[id] != nil {
 			u.delta.Routers[id] = plan
 		}
@@ -254,7 +254,7 @@ func (u *update) planServices(dirty *view.Dirty) {
 		if u.view.HostDHCP[id] != "" && !u.view.NetworkReady(id) {
 			continue
 		}
-		plan := dhcpPlan(u.view, id)
+		plan := dhcpPlan(u.view, u.facts, id)
 		if plan != nil || u.dhcp[id] != nil {
 			u.delta.DHCP[id] = plan
 		}

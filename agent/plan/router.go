@@ -21,6 +21,8 @@ type Router struct {
 	// Learned are those of its links, by name, whose network's switches learn where a MAC is: it is not in a tunnel, where flows
 	// say it.
 	Learned map[string]bool
+	// Metadata is where guests are listened to; nil: nowhere.
+	Metadata *desired.Metadata
 	// Revision is that of the router that this is made from, FloatingIPs those of its floating IPs.
 	Revision    int64
 	FloatingIPs map[string]int64
@@ -41,7 +43,7 @@ func RouterNamespace(id string) string { return "qrouter-" + id }
 
 // routerPlan plans a router; nil when this node is not to have it. It is the same plan whether the node forwards for the
 // router or stands by: what makes a standby silent is that no flow admits or delivers a frame of its ports.
-func routerPlan(v *view.View, id string) *Router {
+func routerPlan(v *view.View, facts *Facts, id string) *Router {
 	r := v.Routers[id]
 	if r == nil || r.Revision == 0 || !v.Planned(id) {
 		return nil
@@ -54,6 +56,10 @@ func routerPlan(v *view.View, id string) *Router {
 	b.interfaces()
 	b.gateway()
 	b.routes()
+	if facts.Metadata {
+		b.plan.Metadata = routerMetadata(id)
+		interceptMetadata(&b.plan.Namespace.IPTables)
+	}
 	b.finish()
 	return b.plan
 }
@@ -67,7 +73,7 @@ const noIPv6 = "net.ipv6.conf.all.disable_ipv6"
 func routerSysctls() map[string]string {
 	return map[string]string{
 		"net.ipv4.conf.all.arp_ignore":       "1",
-		"net.ipv4.conf.all.arp_announce":     "2",
+		arpAnnounce:                          "2",
 		"net.ipv4.conf.all.rp_filter":        "0",
 		"net.ipv4.conf.default.rp_filter":    "0",
 		"net.ipv4.conf.all.send_redirects":   "0",

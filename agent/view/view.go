@@ -37,7 +37,9 @@ type Network struct {
 
 	located map[string]string // port -> node where it lives
 	hosts   map[string]int    // node -> how many of the network's ports live there
-	routed  int               // how many of the network's ports are routers'
+	// addresses are whose the fixed addresses are.
+	addresses map[netip.Addr]string
+	routed    int // how many of the network's ports are routers'
 }
 
 // Held reports whether this node has the network: ports of its own, or ports that may become its own at any moment.
@@ -288,6 +290,7 @@ func (v *View) networkScope(id string) *Network {
 		n = &Network{
 			Subnets: map[string]Versioned[model.Subnet]{}, Ports: map[string]Versioned[model.Port]{},
 			Local: map[string]bool{}, Standby: map[string]bool{}, located: map[string]string{}, hosts: map[string]int{},
+			addresses: map[netip.Addr]string{},
 		}
 		v.Networks[id] = n
 	}
@@ -387,6 +390,7 @@ func (v *View) port(k PortKey, c mirror.Change, d *Dirty) error {
 	n := v.networkScope(k.Network)
 	old := n.Ports[k.Port]
 	put(n.Ports, k.Port, obj)
+	n.readdress(old.Object, obj.Object)
 	if v.indexRouterPort(k, old.Object, obj.Object) {
 		d.Tunnels = true
 	}

@@ -33,14 +33,17 @@ for n in $(ls /run/netns 2>/dev/null); do
 	section iptables "$n" ip netns exec "$n" iptables-save
 	section forward "$n" ip netns exec "$n" cat /proc/sys/net/ipv4/ip_forward
 	section inode "$n" stat -Lc %i "/run/netns/$n"
+	section sockets "$n" ip netns exec "$n" ss -Htlnp
 done
 section marks - ls /var/lib/weft/netns
 section dhcp - ls /var/lib/weft/dhcp
 for d in /var/lib/weft/dhcp/*/; do
-	[ -d "$d" ] && section hosts "$(basename "$d")" cat "$d/host"
+	[ -d "$d" ] && section hosts "$(basename "$d")" cat "$d/host" && section options "$(basename "$d")" cat "$d/opts"
 done
 for p in /proc/[0-9]*; do
-	[ "$(cat "$p/comm" 2>/dev/null)" = dnsmasq ] || continue
+	comm=$(cat "$p/comm" 2>/dev/null)
+	[ "$comm" = weft-metadata ] && section metadata "${p#/proc/}" grep Uid: "$p/status"
+	[ "$comm" = dnsmasq ] || continue
 	section dnsmasq "${p#/proc/}" sh -c "stat -Lc %i $p/ns/net; tr '\\0' '\\n' <$p/cmdline"
 done
 true
@@ -55,7 +58,9 @@ type host struct {
 	namespaces map[string]*namespace
 	marks      []string
 	dhcpDirs   []string
-	hostFiles  map[string]string // by network
+	hostFiles  map[string]string // by network, as optFiles
+	optFiles   map[string]string
+	proxies    map[string]string // of metadata, by pid inside the host: the user ids that it has
 	dnsmasq    map[string]dnsmasq
 	found      findings // what could not be looked at
 }
@@ -87,6 +92,7 @@ type namespace struct {
 	links    map[string]link
 	routes   []string // "<destination> via <hop> dev <device>", of protocol static
 	iptables []string // the lines of iptables-save that begin with "-A"
+	listens  []string // "<address>:<port>" that the metadata proxy listens on
 	forward  bool
 	inode    string
 }
@@ -140,7 +146,7 @@ func observe(ctx context.Context, l *lab.Lab) (map[string]*host, error) {
 func readHost(name, text string) (*host, error) {
 	h := &host{
 		name: name, bridges: map[string]*bridge{}, ports: map[string]*port{}, links: map[string]string{},
-		namespaces: map[string]*namespace{}, hostFiles: map[string]string{}, dnsmasq: map[string]dnsmasq{},
+		namespaces: map[string]*namespace{}, hostFiles: map[string]string{}, optFiles: map[string]string{}, proxies: map[string]string{}, dnsmasq: map[string]dnsmasq{},
 	}
 	o := ovsTables{}
 	var errs []error
@@ -188,7 +194,7 @@ func (h *host) section(s section, o *ovsTables) error {
 		return h.readFlows(s)
 	case "links":
 		return h.readLinks(s.text)
-	case "address", "route", "iptables", "forward", "inode":
+	case "address", "route", "iptables", "forward", "inode", "sockets":
 		return h.readNamespace(s)
 	case "marks":
 		h.marks = lines(s)
@@ -196,6 +202,10 @@ func (h *host) section(s section, o *ovsTables) error {
 		h.dhcpDirs = lines(s)
 	case "hosts":
 		h.hostFiles[s.name] = s.text
+	case "options":
+		h.optFiles[s.name] = s.text
+	case "metadata":
+		h.proxies[s.name] = strings.TrimSpace(s.text)
 	case "dnsmasq":
 		inode, args, _ := strings.Cut(s.text, "\n")
 		h.dnsmasq[s.name] = dnsmasq{inode: inode, args: strings.Split(strings.TrimSuffix(args, "\n"), "\n")}
@@ -259,8 +269,19 @@ func (h *host) readNamespace(s section) error {
 		n.forward = strings.TrimSpace(s.text) == "1"
 	case "inode":
 		n.inode = strings.TrimSpace(s.text)
+	case "sockets":
+		n.readSockets(s.text)
 	}
 	return nil
+}
+
+// readSockets keeps what the metadata proxy listens on, of what ss(8) prints.
+func (n *namespace) readSockets(text string) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 5 && strings.Contains(f[5], `"weft-metadata"`) {
+			n.listens = append(n.listens, f[3])
+		}
+	}
 }
 
 // readAddresses keeps the global IPv4 addresses.

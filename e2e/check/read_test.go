@@ -60,15 +60,16 @@ func TestNATRulesAreReadAsIptablesSavePrintsThem(t *testing.T) {
 		"-A PREROUTING -j weft-l3-agent-PREROUTING", "-A PREROUTING -j somebody", "-A OUTPUT -j weft-l3-agent-OUTPUT",
 		"-A POSTROUTING -j weft-l3-agent-POSTROUTING", "-A POSTROUTING -j weft-postrouting-bottom",
 		"-A weft-l3-agent-PREROUTING -d 203.0.113.5/32 -j DNAT --to-destination 10.0.0.5",
+		"-A weft-l3-agent-PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697",
 		"-A weft-l3-agent-OUTPUT -d 203.0.113.5/32 -j DNAT --to-destination 10.0.0.5",
 		"-A weft-l3-agent-POSTROUTING ! -o qg-1 -m conntrack ! --ctstate DNAT -j ACCEPT",
 		"-A weft-l3-agent-float-snat -s 10.0.0.5/32 -j SNAT --to-source 203.0.113.5",
 		"-A weft-l3-agent-snat -s 10.0.0.0/24 -o qg-1 -j SNAT --to-source 203.0.113.2",
 		"-A weft-l3-agent-snat -s 10.0.0.0/24 -m conntrack --ctstate DNAT -j SNAT --to-source 203.0.113.2",
 		"-A weft-l3-agent-snat -s 10.0.0.0/24 -j RETURN", "-A weft-postrouting-bottom -j weft-l3-agent-snat",
-	})
+	}, wantJumps())
 	wantRules := []string{
-		"203.0.113.5 leads to 10.0.0.5", "203.0.113.5 leads to 10.0.0.5, from the router itself", "what does not leave by qg-1 is left alone",
+		"203.0.113.5 leads to 10.0.0.5", "169.254.169.254:80 is answered on port 9697 of the router", "203.0.113.5 leads to 10.0.0.5, from the router itself", "what does not leave by qg-1 is left alone",
 		"10.0.0.5 leaves as 203.0.113.5", "10.0.0.0/24 leaves by qg-1 as 203.0.113.2", "10.0.0.0/24 goes to a floating IP as 203.0.113.2",
 	}
 	wantStrange := []string{"-A weft-l3-agent-snat -s 10.0.0.0/24 -j RETURN", "missing: -A weft-l3-agent-snat -j weft-l3-agent-float-snat"}

@@ -17,6 +17,8 @@ type wantNamespace struct {
 	links   map[string]link // up is not compared: it is always wanted
 	routes  []string
 	rules   []string // of the table nat, in words
+	jumps   []string // that lead to them
+	listens []string // what the metadata proxy listens on
 	forward bool
 }
 
@@ -25,12 +27,17 @@ type wantDHCP struct {
 	device string
 	ranges []string // "10.0.0.0,static,255.255.255.0"
 	hosts  []string // "<mac> <address>"
+	// routes lead to the metadata service by the server: "<subnet> by <address>".
+	routes []string
 }
 
 // router notes a router's namespace, which is the same on the node that forwards and on those that stand by.
 func (e *expected) router(id string, r *weftv1.Router) {
-	ns := wantNamespace{links: map[string]link{}, forward: up(r.AdminStateUp)} //nolint:protogetter // presence
-	reach := map[netip.Prefix]string{}                                         // prefix -> device
+	ns := wantNamespace{
+		links: map[string]link{}, forward: up(r.AdminStateUp), //nolint:protogetter // presence
+		rules: []string{metadataService + ":80 is answered on port 9697 of the router"}, jumps: wantJumps()[:1], listens: []string{"0.0.0.0:9697"},
+	}
+	reach := map[netip.Prefix]string{} // prefix -> device
 	var inside []netip.Prefix
 	var gateway *weftv1.Port
 	for _, p := range e.legs(id) {
@@ -62,10 +69,14 @@ func (e *expected) router(id string, r *weftv1.Router) {
 				inside = append(inside, to)
 			}
 		}
+		ns.jumps = wantJumps()
 		e.nat(&ns, r, gateway, inside, via)
 	}
 	e.namespaces["qrouter-"+id] = ns
 }
+
+// metadataService is where VMs ask (REFERENCE R17).
+const metadataService = "169.254.169.254"
 
 // parse reads an address; the invalid one for anything else.
 func parse(text string) netip.Addr {
@@ -146,10 +157,30 @@ func (e *expected) server(id string) {
 				}
 			}
 			want.hosts = e.clients(id, served)
+			leg := e.leg(p.msg)
+			leg.addresses = append(leg.addresses, netip.PrefixFrom(parse(metadataService), 32))
+			want.routes = e.metadataRoutes(p.msg, served)
 			e.dhcp[id] = want
-			e.namespaces["qdhcp-"+id] = wantNamespace{links: map[string]link{want.device: e.leg(p.msg)}}
+			e.namespaces["qdhcp-"+id] = wantNamespace{links: map[string]link{want.device: leg}, listens: []string{metadataService + ":80"}}
 		}
 	}
+}
+
+// metadataRoutes are those of served subnets that no router has an interface in.
+func (e *expected) metadataRoutes(server *weftv1.Port, served map[string]*weftv1.Subnet) []string {
+	routed := map[string]bool{}
+	for _, p := range e.store.ports {
+		for _, f := range p.msg.GetFixedIps() {
+			routed[f.GetSubnetId()] = routed[f.GetSubnetId()] || p.msg.GetDeviceOwner() == ownerInterface
+		}
+	}
+	var out []string
+	for _, f := range server.GetFixedIps() {
+		if s := served[f.GetSubnetId()]; s != nil && !routed[f.GetSubnetId()] {
+			out = append(out, f.GetSubnetId()+" by "+f.GetIpAddress())
+		}
+	}
+	return out
 }
 
 // clients are the addresses that a network's DHCP servers give: those of all ports but the servers' own.
@@ -169,7 +200,7 @@ func (e *expected) clients(network string, served map[string]*weftv1.Subnet) []s
 }
 
 // readRules puts the rules of a namespace into words, and says which of weft's are of no known form or lead nowhere.
-func readRules(lines []string) (rules, strange []string) {
+func readRules(lines, want []string) (rules, strange []string) {
 	jumps := map[string]bool{}
 	for _, line := range lines {
 		f := strings.Fields(line)
@@ -178,13 +209,13 @@ func readRules(lines []string) (rules, strange []string) {
 		}
 		if text := readRule(strings.TrimPrefix(f[1], "weft-l3-agent-"), f[2:]); text != "" {
 			rules = append(rules, text)
-		} else if !isJump(f[1:]) {
+		} else if !slices.Contains(want, strings.Join(f[1:], " ")) {
 			strange = append(strange, line)
 		}
 		jumps[strings.Join(f[1:], " ")] = true
 	}
 	if len(lines) > 0 && len(rules) > 0 {
-		for _, j := range wantJumps() {
+		for _, j := range want {
 			if !jumps[j] {
 				strange = append(strange, "missing: -A "+j)
 			}
@@ -201,8 +232,6 @@ func wantJumps() []string {
 	}
 }
 
-func isJump(f []string) bool { return slices.Contains(wantJumps(), strings.Join(f, " ")) }
-
 // readRule is one rule in words; "" when it is of no known form.
 func readRule(chain string, f []string) string {
 	host := func(s string) string { return strings.TrimSuffix(s, "/32") }
@@ -211,6 +240,8 @@ func readRule(chain string, f []string) string {
 	switch {
 	case chain == "PREROUTING" && scan(text, "-d %s -j DNAT --to-destination %s", &a, &b):
 		return fmt.Sprintf("%s leads to %s", host(a), b)
+	case chain == "PREROUTING" && scan(text, "-d %s -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports %s", &a, &b):
+		return fmt.Sprintf("%s:80 is answered on port %s of the router", host(a), b)
 	case chain == "OUTPUT" && scan(text, "-d %s -j DNAT --to-destination %s", &a, &b):
 		return fmt.Sprintf("%s leads to %s, from the router itself", host(a), b)
 	case chain == "float-snat" && scan(text, "-s %s -j SNAT --to-source %s", &a, &b):
@@ -257,6 +288,19 @@ func (e *expected) compareServices(out *findings) {
 	}
 	e.sameSet(out, "device", aliased, devices)
 	e.compareDHCP(out)
+	e.compareProxy(out)
+}
+
+// compareProxy wants one metadata proxy, which is not root, where there is anything to serve, and else none.
+func (e *expected) compareProxy(out *findings) {
+	if most := min(1, len(e.namespaces)); len(e.host.proxies) != most {
+		out.addf(Exact, e.node, "%d metadata proxies run; %d should", len(e.host.proxies), most)
+	}
+	for pid, uids := range e.host.proxies {
+		if slices.Contains(strings.Fields(uids), "0") {
+			out.addf(Exact, e.node, "metadata proxy %s has root's user id: %s", pid, uids)
+		}
+	}
 }
 
 func (e *expected) compareNamespace(out *findings, name string, want wantNamespace, have *namespace) {
@@ -282,7 +326,8 @@ func (e *expected) compareNamespace(out *findings, name string, want wantNamespa
 		out.addf(Exact, e.node, "%s: forwards %v; it should be %v", name, have.forward, want.forward)
 	}
 	e.sameSet(out, name+": route", have.routes, want.routes)
-	rules, strange := readRules(have.iptables)
+	e.sameSet(out, name+": metadata listens on", have.listens, want.listens)
+	rules, strange := readRules(have.iptables, want.jumps)
 	e.sameSet(out, name+": NAT rule", rules, want.rules)
 	for _, line := range strange {
 		out.addf(Exact, e.node, "%s: a rule of weft's that the check does not know: %s", name, line)
@@ -339,7 +384,22 @@ func (e *expected) compareDHCP(out *findings) {
 			}
 		}
 		e.sameSet(out, "DHCP of network "+id+": client", hosts, want.hosts)
+		e.sameSet(out, "DHCP of network "+id+": route to the metadata service", metadataRoutesIn(e.host.optFiles[id]), want.routes)
 	}
+}
+
+// metadataRoutesIn reads them from dnsmasq's options: "tag:subnet-<id>,option:classless-static-route,<to>,<by>,…".
+func metadataRoutesIn(options string) []string {
+	var out []string
+	for line := range strings.Lines(options) {
+		f := strings.Split(strings.TrimSpace(line), ",")
+		for i := 2; len(f) > 2 && f[1] == "option:classless-static-route" && i+1 < len(f); i += 2 {
+			if f[i] == metadataService+"/32" {
+				out = append(out, strings.TrimPrefix(f[0], "tag:subnet-")+" by "+f[i+1])
+			}
+		}
+	}
+	return out
 }
 
 func (e *expected) compareProcess(out *findings, network string, d dnsmasq) {

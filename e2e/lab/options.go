@@ -34,7 +34,7 @@ type Options struct {
 	Externals    int    // physical networks ext1, ext2, … with an outside host each
 
 	Software    Software     // "" is Weft
-	Bin         string       // folder of weft, weft-controller and weft-agent; "" is the folder of Executable
+	Bin         string       // folder of weft, weft-controller, weft-agent and weft-metadata; "" is the folder of Executable
 	Executable  string       // the program that becomes the hosts; "" is the running one
 	UnderlayMTU int          // octets; 0 is 1500
 	LogLevel    string       // of the weft daemons: debug, info, …; "" is info
@@ -143,7 +143,7 @@ func (o Options) checkPrograms() error {
 	if o.Software != Weft {
 		return nil
 	}
-	for _, program := range []string{"weft-controller", "weft-agent"} {
+	for _, program := range []string{"weft-controller", "weft-agent", "weft-metadata"} {
 		path := filepath.Join(o.Bin, program)
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("%s is missing: run `make build`, or name the folder of the binaries (--bin): %w", path, err)

@@ -33,26 +33,26 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%s is no Unix socket", path), c.Close())
 	}
-	pid, err := peer(u)
+	other, err := peer(u)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &Client{conn{u}, pid}, nil
+	return &Client{conn{u}, int(other.Pid)}, nil
 }
 
-// peer is the process that listens at the other end.
-func peer(c *net.UnixConn) (int, error) {
+// peer is the process that listens at the other end, or that has connected from there (unix(7), SO_PEERCRED).
+func peer(c *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var inner error
 	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err = errors.Join(err, inner); err != nil {
-		return 0, fmt.Errorf("who listens: %w", err)
+		return nil, fmt.Errorf("who is at the other end: %w", err)
 	}
-	return int(cred.Pid), nil
+	return cred, nil
 }
 
 // PID is the proxy's process id, as the kernel says.
