@@ -23,6 +23,7 @@ import (
 	"github.com/weft-sdn/weft/controller/access"
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/binder"
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/collect"
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/controller/keeper"
@@ -37,9 +38,13 @@ import (
 type Options struct {
 	// Client is the etcd to work on; it stays the caller's to close, after the controller.
 	Client *clientv3.Client
-	// Credential is what callers know the controller by and it knows them by: admins alone, but on unix sockets everybody
-	// whom their permissions let in. nil: everybody anywhere.
+	// Credential is what callers know the controller by and it knows admins by; on unix sockets everybody whom their
+	// permissions let in is one. nil: everybody anywhere.
 	Credential *identity.Credential
+	// Users are those who are known by a token, and need no certificate; nil: nobody is.
+	Users *caller.Users
+	// Trail gets a line of every call that changes something, or would have; nil: nobody does.
+	Trail *slog.Logger
 	// UnderlayMTU as in api.Options.
 	UnderlayMTU int
 	Log         *slog.Logger
@@ -57,6 +62,9 @@ type Options struct {
 func (o *Options) transport() credentials.TransportCredentials {
 	if o.Credential == nil {
 		return insecure.NewCredentials()
+	}
+	if o.Users != nil {
+		return o.Credential.ServingAnybody(identity.Admin)
 	}
 	return o.Credential.Serving(identity.Admin)
 }
@@ -107,7 +115,8 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.server = newServer(opts.transport(), opts.Log, m)
+	guard := caller.NewGuard(caller.Options{Users: opts.Users, Insecure: opts.Credential == nil, Trail: opts.Trail})
+	c.server = newServer(opts.transport(), guard, opts.Log, m)
 	api.New(api.Options{
 		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Ending: background.Done(),
 	}).Register(c.server)

@@ -79,7 +79,17 @@ func (b *bench) replica() *replica { return b.replicaOn(b.etcd.NewClient()) }
 
 func (b *bench) replicaOn(etcd *clientv3.Client) *replica {
 	b.Helper()
-	c, err := controller.Start(b.context(), controller.Options{Client: etcd, UnderlayMTU: 1500, Log: slog.New(slog.NewTextHandler(logWriter{b}, nil))})
+	return b.replicaWith(controller.Options{Client: etcd})
+}
+
+// replicaWith is replica with options, of which the ones that are needed are decided.
+func (b *bench) replicaWith(o controller.Options) *replica {
+	b.Helper()
+	o.UnderlayMTU, o.Log = 1500, slog.New(slog.NewTextHandler(logWriter{b}, nil))
+	if o.Client == nil {
+		o.Client = b.etcd.NewClient()
+	}
+	c, err := controller.Start(b.context(), o)
 	if err != nil {
 		b.Fatal(err)
 	}

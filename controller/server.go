@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/metrics"
 )
 
@@ -27,14 +28,14 @@ const (
 	longWait    = time.Second
 )
 
-func newServer(creds credentials.TransportCredentials, log *slog.Logger, m *metrics.Metrics) *grpc.Server {
+func newServer(creds credentials.TransportCredentials, guard *caller.Guard, log *slog.Logger, m *metrics.Metrics) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(m.Unary, recovered(log), bounded),
-		grpc.ChainStreamInterceptor(m.Stream, recoveredStream(log)),
+		grpc.ChainUnaryInterceptor(m.Unary, recovered(log), guard.Unary, bounded),
+		grpc.ChainStreamInterceptor(m.Stream, recoveredStream(log), guard.Stream),
 	)
 }
 

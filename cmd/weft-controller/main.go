@@ -21,6 +21,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/weft-sdn/weft/controller"
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/config"
 	"github.com/weft-sdn/weft/controller/etcd"
 	"github.com/weft-sdn/weft/controller/metrics"
@@ -157,8 +158,12 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 			return err
 		}
 	}
+	users, trail, err := callersOf(cfg)
+	if err != nil {
+		return err
+	}
 	c, err := controller.Start(starting, controller.Options{
-		Client: client, Credential: credential, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
+		Client: client, Credential: credential, Users: users, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {
@@ -200,6 +205,23 @@ func credentialOf(ctx context.Context, cfg config.Config, log *slog.Logger) (*id
 	}
 	go c.Follow(ctx, log)
 	return c, nil
+}
+
+// callersOf is who else may call, and where it is written what they did.
+func callersOf(cfg config.Config) (users *caller.Users, trail *slog.Logger, err error) {
+	if cfg.UsersFile != "" {
+		if users, err = caller.LoadUsers(cfg.UsersFile); err != nil {
+			return nil, nil, fmt.Errorf("users_file: %w", err)
+		}
+	}
+	if cfg.AuditLog != "" {
+		f, err := os.OpenFile(cfg.AuditLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, nil, fmt.Errorf("audit_log: %w", err)
+		}
+		trail = slog.New(slog.NewJSONHandler(f, nil)) // open as long as the process lives
+	}
+	return users, trail, nil
 }
 
 func nameOf(cfg config.Config) (string, error) {

@@ -278,7 +278,7 @@ func tour(t *testing.T, conn *grpc.ClientConn) {
 	must(t, err)
 	p, err := ports.CreatePort(ctx, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: n.GetId()}, RequestId: "00000000-0000-4000-8000-" + n.GetId()[24:]})
 	must(t, err)
-	stream, err := weftv1.NewWatchServiceClient(conn).Watch(ctx, &weftv1.WatchRequest{Revision: before.GetRevision()})
+	stream, err := weftv1.NewWatchServiceClient(conn).Watch(ctx, &weftv1.WatchRequest{Revision: before.GetRevision(), Kinds: []weftv1.Kind{weftv1.Kind_KIND_PORT}})
 	must(t, err)
 	ev, err := stream.Recv()
 	must(t, err)

@@ -135,7 +135,7 @@ func (p *packer[M]) prefetch(ctx context.Context, v *record.View, queries func(M
 // build builds one element's transaction, or notes why it is refused and returns nil.
 func (p *packer[M]) build(ctx context.Context, v *record.View, i int) *txn.Txn {
 	el, s := p.elements[i], p.resource.server
-	c, err := p.resource.call("Create", el.req.GetRequestId(), el.req)
+	c, err := p.resource.call(ctx, "Create", el.req.GetRequestId(), el.req)
 	if err == nil && c.id != "" && p.lease == 0 {
 		p.lease, err = s.requests.current(ctx, len(p.elements))
 	}
@@ -144,7 +144,7 @@ func (p *packer[M]) build(ctx context.Context, v *record.View, i int) *txn.Txn {
 		return nil
 	}
 	e := s.newEdit(v, true)
-	m, err := p.resource.prepare(el.in)
+	m, err := p.resource.prepare(ctx, el.in)
 	if err == nil {
 		err = errors.Join(p.add(ctx, e, m), c.remember(e.txn, m), e.txn.Err())
 	}
@@ -175,7 +175,7 @@ func (p *packer[M]) flush(ctx context.Context) {
 	default:
 		for _, i := range p.members {
 			m, _ := proto.Clone(p.out[i].msg).(M)
-			p.out[i].msg = p.resource.shown(m, revision)
+			p.out[i].msg = p.resource.shown(ctx, m, revision)
 		}
 	}
 	p.members = nil

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/ipam"
@@ -49,9 +50,12 @@ func (s *floatingIPService) DeleteFloatingIp(ctx context.Context, req *weftv1.De
 func (s *Server) addFloating(ctx context.Context, e *edit, f *weftv1.FloatingIp) error {
 	f.RouterId = ""
 	setDefault(&f.Project, model.DefaultProject)
-	net, subnets, err := s.network(ctx, e, f.GetNetworkId())
+	net, subnets, err := s.networkFor(ctx, e, f.GetNetworkId())
 	if err != nil {
 		return err
+	}
+	if f.GetIpAddress() != "" && !caller.From(ctx).Changes(net.Msg.GetProject()) {
+		return fault.Denied("ip_address: on another project's network it is given, not chosen")
 	}
 	if !net.Msg.GetExternal() {
 		return fault.Precondition("%s is not external, so it has no floating IPs", s.networks.Label(net.Msg))
@@ -127,7 +131,7 @@ func (s *Server) target(ctx context.Context, e *edit, f *weftv1.FloatingIp) (rec
 	if !model.ValidUUID(f.GetPortId()) {
 		return record.Stored[*weftv1.Port]{}, nil, model.Invalid("port_id", "%q is not a UUID", f.GetPortId())
 	}
-	port, err := s.ports.Get(ctx, e.View, f.GetPortId())
+	port, err := s.ports.own(ctx, e.View, f.GetPortId())
 	if err != nil {
 		return port, nil, err
 	}
@@ -153,7 +157,7 @@ func (s *Server) target(ctx context.Context, e *edit, f *weftv1.FloatingIp) (rec
 // subnet. The router that holds the subnet's gateway address is looked at first; only if it is not the one are all.
 func (s *Server) routerBetween(ctx context.Context, e *edit, f *weftv1.FloatingIp, port *weftv1.Port, fixed *weftv1.FixedIp) (record.Stored[*weftv1.Router], error) {
 	fits := func(r *weftv1.Router) bool {
-		return r.GetExternalGateway().GetNetworkId() == f.GetNetworkId() &&
+		return caller.From(ctx).Changes(r.GetProject()) && r.GetExternalGateway().GetNetworkId() == f.GetNetworkId() &&
 			slices.ContainsFunc(r.GetInterfaces(), func(in *weftv1.RouterInterface) bool { return in.GetSubnetId() == fixed.GetSubnetId() })
 	}
 	first, found, err := s.routerAtGateway(ctx, e, port.GetNetworkId(), fixed.GetSubnetId())

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -57,12 +58,15 @@ func (s *Server) interfaceBySubnet(ctx context.Context, e *edit, r *weftv1.Route
 	if !model.ValidUUID(id) {
 		return nil, model.Invalid("subnet_id", "%q is not a UUID", id)
 	}
-	sub, err := s.subnets.Get(ctx, e.View, id)
+	sub, err := s.subnets.look(ctx, e.View, id)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.checkAttach(ctx, e, r, sub); err != nil {
 		return nil, err
+	}
+	if err := s.subnets.mine(ctx, sub.Msg); err != nil {
+		return nil, fmt.Errorf("its gateway address is its owner's to give, attach a port: %w", err)
 	}
 	if sub.Msg.GetGatewayIp() == "" {
 		return nil, fault.Precondition("%s has no gateway address for the interface; attach a port with the address that it is to have", s.subnets.Label(sub.Msg))
@@ -77,7 +81,7 @@ func (s *Server) interfaceByPort(ctx context.Context, e *edit, r *weftv1.Router,
 	if !model.ValidUUID(id) {
 		return nil, model.Invalid("port_id", "%q is not a UUID", id)
 	}
-	before, err := s.ports.Get(ctx, e.View, id)
+	before, err := s.ports.own(ctx, e.View, id)
 	if err != nil {
 		return nil, err
 	}

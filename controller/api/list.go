@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/query"
 	"github.com/weft-sdn/weft/controller/record"
@@ -57,36 +58,36 @@ func (r *resource[M]) list(ctx context.Context, req listRequest) (page[M], error
 	if err != nil {
 		return page[M]{}, fault.Status(err)
 	}
-	revision, entries, err := r.asOf(ctx, s)
+	v, entries, err := r.asOf(ctx, s)
 	if err != nil {
 		return page[M]{}, fault.Status(err)
 	}
-	n, at := r.sorted(entries, s)
-	out := page[M]{revision: revision}
+	n, at := r.sorted(ctx, v, entries, s)
+	out := page[M]{revision: v.Revision()}
 	next := 0
 	out.items, next = fill(n, s.page, func(i int) (M, bool) {
 		m, ok := at(i)
 		return m, ok && s.filter.Match(m.ProtoReflect())
 	})
 	if next > 0 {
-		out.next = query.Token(revision, next, s.text...)
+		out.next = query.Token(out.revision, next, s.text...)
 	}
 	return out, nil
 }
 
 // sorted puts what entries hold in order: n places, and what is at each, if it is anything to show. A place is the same on
 // all pages, for it does not depend on what nodes report, unless that is what the list is ordered by.
-func (r *resource[M]) sorted(entries []store.Entry, s selection) (n int, at func(int) (M, bool)) {
+func (r *resource[M]) sorted(ctx context.Context, v *record.View, entries []store.Entry, s selection) (n int, at func(int) (M, bool)) {
 	slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(idOf(a.Key), idOf(b.Key)) })
 	if s.order.Empty() {
 		return len(entries), func(i int) (M, bool) {
-			m, ok := r.decode(entries[i])
+			m, ok := r.decode(ctx, v, entries[i])
 			return m, ok && r.ofProject(m, s.project)
 		}
 	}
 	all := make([]M, 0, len(entries))
 	for _, e := range entries {
-		if m, ok := r.decode(e); ok && r.ofProject(m, s.project) {
+		if m, ok := r.decode(ctx, v, e); ok && r.ofProject(m, s.project) {
 			all = append(all, m)
 		}
 	}
@@ -110,19 +111,39 @@ func fill[M any](n int, p query.Page, at func(int) (M, bool)) (items []M, next i
 	return items, 0
 }
 
-// asOf reads what a list call may have to show, at its page's revision or now.
-func (r *resource[M]) asOf(ctx context.Context, s selection) (revision int64, entries []store.Entry, err error) {
+// asOf reads what a list call may have to show, at its page's revision or now, through a view.
+func (r *resource[M]) asOf(ctx context.Context, s selection) (used *record.View, entries []store.Entry, err error) {
 	read := func(v *record.View) ([]store.Entry, error) {
+		used = v
 		entries, err := r.candidates(ctx, v, s.filter)
-		revision = v.Revision()
-		return entries, err
+		if err != nil {
+			return nil, err
+		}
+		return entries, r.lenders(ctx, v, entries)
 	}
 	if s.page.Revision > 0 {
 		entries, err = read(record.ViewAt(r.server.opts.Store, s.page.Revision))
 	} else {
 		entries, err = record.Fresh(r.server.opts.Store, read)
 	}
-	return revision, entries, err
+	return used, entries, err
+}
+
+// lenders reads together the networks that decide whether a caller sees their subnets.
+func (r *resource[M]) lenders(ctx context.Context, v *record.View, entries []store.Entry) error {
+	if r.Family != keys.FamilySubnet || caller.From(ctx).Operates() {
+		return nil
+	}
+	var queries []store.Query
+	asked := map[string]bool{}
+	for _, e := range entries {
+		if k, err := keys.Parse(e.Key); err == nil && !asked[k.Scope()] {
+			asked[k.Scope()] = true
+			queries = append(queries, store.Key(keys.Network(k.Scope())))
+		}
+	}
+	_, err := v.Read(ctx, queries...)
+	return err
 }
 
 // cut is one page of all, and how many come after it.
@@ -166,15 +187,18 @@ func ifNotFound(err error, read func(context.Context, ...store.Query) ([]store.R
 	}
 }
 
-// decode decodes an entry and completes it. One that is no object of the kind is left out with a line in the log: one bad
-// object hides no other.
-func (r *resource[M]) decode(e store.Entry) (M, bool) {
+// decode decodes an entry that the caller sees and completes it. One that is no object of the kind is left out with a line in
+// the log: one bad object hides no other.
+func (r *resource[M]) decode(ctx context.Context, v *record.View, e store.Entry) (M, bool) {
 	s, err := r.Decode(e)
 	if err != nil {
 		r.server.opts.Log.Error("leaving an object out of a list", "key", e.Key, "error", err)
 		return s.Msg, false
 	}
-	return r.shown(s.Msg, s.Revision), true
+	if ok, err := r.visible(ctx, v, s.Msg); err != nil || !ok {
+		return s.Msg, false
+	}
+	return r.shown(ctx, s.Msg, s.Revision), true
 }
 
 // ofProject reports whether an object belongs into the list of a project: its own and, of networks, shared ones.

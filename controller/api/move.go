@@ -18,12 +18,12 @@ import (
 
 // MoveRouter writes the wish down: the leader carries it out.
 func (s *routerService) MoveRouter(ctx context.Context, req *weftv1.MoveRouterRequest) (*weftv1.Router, error) {
-	c, err := s.routers.call("Move", req.GetRequestId(), req)
+	c, err := s.routers.call(ctx, "Move", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}
 	return s.routers.mutate(ctx, c, func(ctx context.Context, e *edit) (built[*weftv1.Router], error) {
-		r, err := s.routers.Get(ctx, e.View, req.GetId())
+		r, err := s.routers.look(ctx, e.View, req.GetId())
 		if err != nil {
 			return built[*weftv1.Router]{}, err
 		}
@@ -70,7 +70,7 @@ const maxMoves = 40
 
 // Rebalance works the moves out from one snapshot and, unless it is a dry run, writes them down as wishes for the leader.
 func (s *nodeService) Rebalance(ctx context.Context, req *weftv1.RebalanceRequest) (*weftv1.RebalanceResponse, error) {
-	c, err := newCall("Rebalance", req.GetRequestId(), req)
+	c, err := newCall(ctx, "Rebalance", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}

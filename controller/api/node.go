@@ -74,7 +74,7 @@ const (
 
 func (s *nodeService) UpdateNode(ctx context.Context, req *weftv1.UpdateNodeRequest) (*weftv1.Node, error) {
 	in := req.GetNode()
-	c, err := newCall("Update node", req.GetRequestId(), req)
+	c, err := newCall(ctx, "Update node", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}
@@ -157,7 +157,7 @@ func checkLabels(labels map[string]string) error {
 }
 
 func (s *nodeService) DeleteNode(ctx context.Context, req *weftv1.DeleteNodeRequest) (*emptypb.Empty, error) {
-	c, err := newCall("Delete node", req.GetRequestId(), req)
+	c, err := newCall(ctx, "Delete node", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}

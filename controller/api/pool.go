@@ -62,7 +62,7 @@ func (s *nodeService) ListPools(ctx context.Context, req *weftv1.ListPoolsReques
 
 func (s *nodeService) UpdatePool(ctx context.Context, req *weftv1.UpdatePoolRequest) (*weftv1.Pool, error) {
 	in := req.GetPool()
-	c, err := newCall("Update pool", req.GetRequestId(), req)
+	c, err := newCall(ctx, "Update pool", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}

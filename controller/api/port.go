@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/ipam"
@@ -89,14 +90,23 @@ func (s *Server) portName(ctx context.Context, e *edit, id string) string {
 }
 
 // ofPort asks for what a new port rests on.
-func ofPort(p *weftv1.Port) []store.Query { return append(ofNetwork(p.GetNetworkId()), ofGroups(p)...) }
+func ofPort(p *weftv1.Port) []store.Query {
+	out := append(ofNetwork(p.GetNetworkId()), ofGroups(p)...)
+	if query, ok := ofDevice(p); ok {
+		out = append(out, query)
+	}
+	return out
+}
 
 func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
 	if _, err := e.Read(ctx, ofPort(p)...); err != nil {
 		return err
 	}
-	net, subnets, err := s.network(ctx, e, p.GetNetworkId())
+	net, subnets, err := s.networkFor(ctx, e, p.GetNetworkId())
 	if err != nil {
+		return err
+	}
+	if err := checkGuest(ctx, net.Msg.GetProject(), nil, p); err != nil {
 		return err
 	}
 	if p.GetProject() == "" {
@@ -106,6 +116,9 @@ func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
 		}
 	}
 	if err := checkOwner(p); err != nil {
+		return err
+	}
+	if err := checkDevice(ctx, e, p); err != nil {
 		return err
 	}
 	if err := s.checkProject(p.GetProject(), net.Msg); err != nil {
@@ -201,6 +214,14 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 	if err := checkOwner(after); err != nil {
 		return err
 	}
+	if slices.Contains(changed, "device_id") {
+		if err := checkDevice(ctx, e, after); err != nil {
+			return err
+		}
+	}
+	if err := s.checkGuestChange(ctx, e, before.Msg, after); err != nil {
+		return err
+	}
 	if slices.Contains(changed, "host") && after.GetHost() != before.Msg.GetHost() {
 		if err := rehost(ctx, e, after); err != nil {
 			return err
@@ -229,6 +250,18 @@ func (s *Server) changePort(ctx context.Context, e *edit, before record.Stored[*
 		return err
 	}
 	return e.place().ClaimChange(before, after)
+}
+
+// checkGuestChange is checkGuest for a change of a port, by somebody who may not own its network.
+func (s *Server) checkGuestChange(ctx context.Context, e *edit, before, after *weftv1.Port) error {
+	if caller.From(ctx).Role == caller.Admin {
+		return nil
+	}
+	net, err := s.networks.At(ctx, e.View, "", after.GetNetworkId())
+	if err != nil {
+		return err
+	}
+	return checkGuest(ctx, net.Msg.GetProject(), before, after)
 }
 
 // rehost binds a port to the host that it names now. One that names none any more stays where it is plugged.

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -74,8 +75,8 @@ type call struct {
 	digest []byte
 }
 
-// newCall checks the request id and takes the digest of the request.
-func newCall(method, id string, req proto.Message) (call, error) {
+// newCall checks the request id and takes the digest of the request and its caller: nobody gets another's result.
+func newCall(ctx context.Context, method, id string, req proto.Message) (call, error) {
 	if id == "" {
 		return call{method: method}, nil
 	}
@@ -86,7 +87,7 @@ func newCall(method, id string, req proto.Message) (call, error) {
 	if err != nil {
 		return call{}, fmt.Errorf("encode the request: %w", err)
 	}
-	sum := sha256.Sum256(raw)
+	sum := sha256.Sum256(append([]byte(caller.From(ctx).Name+"\x00"), raw...))
 	return call{method: method, id: id, digest: sum[:]}, nil
 }
 

@@ -30,6 +30,8 @@ type resource[M messageOf] struct {
 	status func(M, int64) *weftv1.ObjectStatus // nil: the kind has none
 	// compose completes what else is composed at read; nil: nothing.
 	compose func(M, int64)
+	// derived: an object's project is that of another that it names.
+	derived bool
 	// enrich adds what Get alone tells; nil: nothing.
 	enrich func(context.Context, *record.View, M) error
 }
@@ -40,8 +42,8 @@ type requester interface {
 	GetRequestId() string
 }
 
-// shown completes a message, which it may change, to what the API shows of the object at a mod revision.
-func (r *resource[M]) shown(m M, revision int64) M {
+// shown completes a message, which it may change, to what the API shows the caller of the object at a mod revision.
+func (r *resource[M]) shown(ctx context.Context, m M, revision int64) M {
 	h := r.Header(m)
 	*h.Etag = record.Etag(revision)
 	if r.status != nil {
@@ -50,13 +52,14 @@ func (r *resource[M]) shown(m M, revision int64) M {
 	if r.compose != nil {
 		r.compose(m, revision)
 	}
+	mask(ctx, m)
 	return m
 }
 
 // get reads one object.
 func (r *resource[M]) get(ctx context.Context, id string) (M, error) {
 	s, err := record.Fresh(r.server.opts.Store, func(v *record.View) (record.Stored[M], error) {
-		s, err := r.Get(ctx, v, id)
+		s, err := r.look(ctx, v, id)
 		if err == nil && r.enrich != nil {
 			err = r.enrich(ctx, v, s.Msg)
 		}
@@ -66,7 +69,7 @@ func (r *resource[M]) get(ctx context.Context, id string) (M, error) {
 		var none M
 		return none, fault.Status(err)
 	}
-	return r.shown(s.Msg, s.Revision), nil
+	return r.shown(ctx, s.Msg, s.Revision), nil
 }
 
 // built is what building a change came to: the object as it will be, or, when revision is set, as it is already.
@@ -94,7 +97,7 @@ func (r *resource[M]) mutate(ctx context.Context, c call, build func(context.Con
 		revision = result.revision
 	}
 	m, _ := proto.Clone(result.msg).(M)
-	return r.shown(m, revision), nil
+	return r.shown(ctx, m, revision), nil
 }
 
 // commit is the loop under every mutation: it builds, commits, and on a conflict builds again, looking for the result of
@@ -146,12 +149,15 @@ func (s *Server) commit(ctx context.Context, c call, empty proto.Message, build 
 	return revision, nil
 }
 
-// prepare makes the object that a create call asks for: a copy of the input with id and times, without what is output
-// only.
-func (r *resource[M]) prepare(in M) (M, error) {
+// prepare makes the object that a create call asks for: a copy of the input with id, times and project, without what is
+// output only. What the caller may not decide is refused.
+func (r *resource[M]) prepare(ctx context.Context, in M) (M, error) {
+	var none M
 	if !in.ProtoReflect().IsValid() {
-		var none M
 		return none, model.Invalid(r.field(), "is required")
+	}
+	if err := unreserved(ctx, in); err != nil {
+		return none, err
 	}
 	m, _ := proto.Clone(in).(M)
 	r.Clean(m)
@@ -159,15 +165,15 @@ func (r *resource[M]) prepare(in M) (M, error) {
 	*h.ID = uuid.NewString()
 	t := now()
 	*h.Created, *h.Updated = t, t
-	return m, nil
+	return m, r.place(ctx, m)
 }
 
 // field is the name of the kind's field in requests: "floating_ip".
 func (r *resource[M]) field() string { return strings.ToLower(strings.ReplaceAll(r.Name, " ", "_")) }
 
 // method is the name of a call for request ids: "Create network".
-func (r *resource[M]) call(verb, id string, req proto.Message) (call, error) {
-	return newCall(verb+" "+r.Name, id, req)
+func (r *resource[M]) call(ctx context.Context, verb, id string, req proto.Message) (call, error) {
+	return newCall(ctx, verb+" "+r.Name, id, req)
 }
 
 // adder checks a new object, completes it and appends all that has to be written for it.
@@ -175,12 +181,12 @@ type adder[M messageOf] func(ctx context.Context, e *edit, m M) error
 
 // create is the standard method.
 func (r *resource[M]) create(ctx context.Context, req requester, in M, add adder[M]) (M, error) {
-	c, err := r.call("Create", req.GetRequestId(), req)
+	c, err := r.call(ctx, "Create", req.GetRequestId(), req)
 	if err != nil {
 		return in, fault.Status(err)
 	}
 	return r.mutate(ctx, c, func(ctx context.Context, e *edit) (built[M], error) {
-		m, err := r.prepare(in)
+		m, err := r.prepare(ctx, in)
 		if err != nil {
 			return built[M]{}, err
 		}
@@ -201,7 +207,7 @@ type changer[M messageOf] func(ctx context.Context, e *edit, before record.Store
 // update is the standard method. A change that changes nothing writes nothing.
 func (r *resource[M]) update(ctx context.Context, req updateRequest, in M, change changer[M]) (M, error) {
 	var none M
-	c, err := r.call("Update", req.GetRequestId(), req)
+	c, err := r.call(ctx, "Update", req.GetRequestId(), req)
 	if err != nil {
 		return none, fault.Status(err)
 	}
@@ -209,6 +215,9 @@ func (r *resource[M]) update(ctx context.Context, req updateRequest, in M, chang
 		return none, fault.Status(model.Invalid(r.field(), "is required"))
 	}
 	paths, err := r.paths(in, req.GetUpdateMask().GetPaths())
+	if err == nil {
+		paths, err = changeable(ctx, in, paths, everything(req.GetUpdateMask().GetPaths()))
+	}
 	if err != nil {
 		return none, fault.Status(err)
 	}
@@ -253,7 +262,7 @@ func (r *resource[M]) replace(e *edit, before record.Stored[M], after M) {
 
 // checked reads an object that is to be changed and compares its etag, if one is given.
 func (r *resource[M]) checked(ctx context.Context, e *edit, id, etag string) (record.Stored[M], error) {
-	s, err := r.Get(ctx, e.View, id)
+	s, err := r.own(ctx, e.View, id)
 	if err != nil {
 		return s, err
 	}
@@ -268,7 +277,7 @@ const maxPaths = 64
 
 // paths checks an update mask. No mask names every mutable field that is set; "*" names every mutable field.
 func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
-	if slices.Equal(mask, []string{"*"}) {
+	if everything(mask) {
 		return r.Mutable, nil
 	}
 	if len(mask) > maxPaths {
@@ -294,6 +303,9 @@ func (r *resource[M]) paths(in M, mask []string) ([]string, error) {
 	}
 	return mask, nil
 }
+
+// everything reports whether a mask names every mutable field.
+func everything(mask []string) bool { return slices.Equal(mask, []string{"*"}) }
 
 // set reports whether a field of a message is set.
 func set(m messageOf, field string) bool {
@@ -331,7 +343,7 @@ func (r *resource[M]) remove(ctx context.Context, req deleteRequest, release fun
 
 // removeWith is remove for a kind whose release deletes the object too.
 func (r *resource[M]) removeWith(ctx context.Context, req deleteRequest, release func(context.Context, *edit, record.Stored[M]) error) (*emptypb.Empty, error) {
-	c, err := r.call("Delete", req.GetRequestId(), req)
+	c, err := r.call(ctx, "Delete", req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}

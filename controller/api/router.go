@@ -103,12 +103,12 @@ type routerRequest interface {
 
 // reroute changes a router by its own methods.
 func (s *Server) reroute(ctx context.Context, verb string, req routerRequest, change func(context.Context, *edit, *weftv1.Router) error) (*weftv1.Router, error) {
-	c, err := s.routers.call(verb, req.GetRequestId(), req)
+	c, err := s.routers.call(ctx, verb, req.GetRequestId(), req)
 	if err != nil {
 		return nil, fault.Status(err)
 	}
 	return s.routers.mutate(ctx, c, func(ctx context.Context, e *edit) (built[*weftv1.Router], error) {
-		before, err := s.routers.Get(ctx, e.View, req.GetRouterId())
+		before, err := s.routers.own(ctx, e.View, req.GetRouterId())
 		if err != nil {
 			return built[*weftv1.Router]{}, err
 		}
@@ -169,8 +169,11 @@ func (s *Server) setGateway(ctx context.Context, e *edit, r *weftv1.Router, want
 	if want == nil {
 		return model.Invalid("external_gateway", "is required")
 	}
-	net, subnets, err := s.network(ctx, e, want.GetNetworkId())
+	net, subnets, err := s.networkFor(ctx, e, want.GetNetworkId())
 	if err != nil {
+		return err
+	}
+	if err := checkGuest(ctx, net.Msg.GetProject(), &weftv1.Port{FixedIps: r.GetExternalGateway().GetFixedIps()}, &weftv1.Port{FixedIps: want.GetFixedIps()}); err != nil {
 		return err
 	}
 	if !net.Msg.GetExternal() {

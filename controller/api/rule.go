@@ -34,11 +34,14 @@ func (s *securityGroupService) DeleteSecurityGroupRule(ctx context.Context, req 
 }
 
 func (s *Server) addRule(ctx context.Context, e *edit, r *weftv1.SecurityGroupRule) error {
-	typed, err := secgroup.Normalize(r)
+	if !model.ValidUUID(r.GetSecurityGroupId()) {
+		return model.Invalid("security_group_id", "%q is not a UUID", r.GetSecurityGroupId())
+	}
+	group, err := s.groups.own(ctx, e.View, r.GetSecurityGroupId())
 	if err != nil {
 		return err
 	}
-	group, err := s.groups.At(ctx, e.View, "", typed.Group)
+	typed, err := secgroup.Normalize(r)
 	if err != nil {
 		return err
 	}
@@ -82,7 +85,7 @@ func (s *Server) refer(ctx context.Context, e *edit, r model.Rule, project strin
 
 // relied reads an object that another of the same project, called who, is to rely on. The transaction guards it.
 func relied[M messageOf](ctx context.Context, e *edit, r *resource[M], id, who, project string) (record.Stored[M], error) {
-	have, err := r.At(ctx, e.View, "", id)
+	have, err := r.look(ctx, e.View, id)
 	if err != nil {
 		return have, err
 	}

@@ -59,6 +59,7 @@ func New(opts Options) *Server {
 	s.segRanges = newResource(s, record.SegmentRanges(), nil)
 	s.groups = newResource(s, record.SecurityGroups(), nil)
 	s.rules = newResource(s, record.SecurityGroupRules(), nil)
+	s.rules.derived = true
 	s.addressGroups = newResource(s, record.AddressGroups(), nil)
 	return s
 }

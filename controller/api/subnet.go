@@ -104,7 +104,10 @@ func (s *Server) checkProject(project string, n *weftv1.Network) error {
 }
 
 func (s *Server) addSubnet(ctx context.Context, e *edit, sub *weftv1.Subnet) error {
-	net, siblings, err := s.network(ctx, e, sub.GetNetworkId())
+	net, siblings, err := s.networkFor(ctx, e, sub.GetNetworkId())
+	if err == nil {
+		err = s.networks.mine(ctx, net.Msg)
+	}
 	if err != nil {
 		return err
 	}

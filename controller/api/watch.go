@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -33,6 +34,11 @@ func (s *watchService) Watch(req *weftv1.WatchRequest, stream weftv1.WatchServic
 		case <-ctx.Done():
 		}
 	}()
+	for _, kind := range []weftv1.Kind{weftv1.Kind_KIND_NODE, weftv1.Kind_KIND_SEGMENT_RANGE} {
+		if slices.Contains(req.GetKinds(), kind) && !caller.From(ctx).Operates() {
+			return fault.Status(fault.Denied("events of kind %s are for operators", kind))
+		}
+	}
 	w := &watcher{Server: s.Server, req: req, send: stream.Send}
 	err := w.run(ctx, cancel)
 	if cause := context.Cause(ctx); cause != nil {
@@ -214,20 +220,29 @@ func (w *watcher) wants(kind weftv1.Kind) bool {
 	return len(w.req.GetKinds()) == 0 || slices.Contains(w.req.GetKinds(), kind)
 }
 
+// belongs reports whether an object belongs into the lists of the watch's project that its caller sees.
+func belongs[M messageOf](ctx context.Context, w *watcher, r *resource[M], s record.Stored[M]) bool {
+	if !r.ofProject(s.Msg, w.req.GetProject()) {
+		return false
+	}
+	ok, err := r.visible(ctx, record.ViewAt(w.opts.Store, s.Revision), s.Msg)
+	return err == nil && ok
+}
+
 // belonged reports whether an object belonged into the lists of the watch's project before an event: whoever has listed it
 // has to learn that it no longer does.
-func belonged[M messageOf](w *watcher, r *resource[M], ev *clientv3.Event) bool {
+func belonged[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *clientv3.Event) bool {
 	if ev.PrevKv == nil {
 		return false
 	}
 	before, err := r.Decode(store.Entry{Key: string(ev.PrevKv.Key), Value: ev.PrevKv.Value, Revision: ev.PrevKv.ModRevision})
-	return err == nil && r.ofProject(before.Msg, w.req.GetProject())
+	return err == nil && belongs(ctx, w, r, before)
 }
 
 func isDelete(ev *clientv3.Event) bool { return ev.Type == mvccpb.DELETE }
 
 // changed is the event of an object that was written or deleted.
-func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *clientv3.Event) (*weftv1.WatchEvent, error) {
+func changed[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *clientv3.Event) (*weftv1.WatchEvent, error) {
 	if !w.wants(r.Enum) {
 		return nil, nil //nolint:nilnil // no event
 	}
@@ -236,6 +251,9 @@ func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *cli
 	if isDelete(ev) {
 		out.Type = weftv1.WatchEvent_TYPE_DELETE
 		if kv = ev.PrevKv; kv == nil {
+			if !caller.From(ctx).Operates() {
+				return nil, nil //nolint:nilnil // whose it was is not known any more
+			}
 			m := r.New()
 			*r.Header(m).ID = idOf(string(ev.Kv.Key))
 			setObject(out, m)
@@ -247,14 +265,15 @@ func changed[M messageOf](_ context.Context, w *watcher, r *resource[M], ev *cli
 		w.opts.Log.Error("leaving an object out of a watch", "error", err)
 		return nil, nil //nolint:nilerr,nilnil // one bad object hides no other
 	}
-	if !r.ofProject(stored.Msg, w.req.GetProject()) && !belonged(w, r, ev) {
+	if !belongs(ctx, w, r, stored) && !belonged(ctx, w, r, ev) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	if isDelete(ev) {
+		mask(ctx, stored.Msg)
 		setObject(out, stored.Msg)
 		return out, nil
 	}
-	setObject(out, r.shown(stored.Msg, stored.Revision))
+	setObject(out, r.shown(ctx, stored.Msg, stored.Revision))
 	return out, nil
 }
 
@@ -343,16 +362,16 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 		return nil, nil //nolint:nilnil // a report on what is gone
 	case err != nil:
 		return nil, err
-	case !r.ofProject(stored.Msg, w.req.GetProject()):
+	case !belongs(ctx, w, r, stored):
 		return nil, nil //nolint:nilnil // no event
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_STATUS, Revision: ev.Kv.ModRevision}
-	setObject(out, r.shown(stored.Msg, stored.Revision))
+	setObject(out, r.shown(ctx, stored.Msg, stored.Revision))
 	return out, nil
 }
 
 func (w *watcher) nodeEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
-	if !w.wants(weftv1.Kind_KIND_NODE) {
+	if !w.wants(weftv1.Kind_KIND_NODE) || !caller.From(ctx).Operates() {
 		return nil, nil //nolint:nilnil // no event
 	}
 	if err := w.await(ctx, k.Family, ev.Kv.ModRevision); err != nil {

@@ -38,6 +38,10 @@ type Config struct {
 	// it. Insecure goes without: whoever reaches the API or etcd can do anything to the fleet.
 	TLSDir   string `json:"tls_dir"`
 	Insecure bool   `json:"insecure"`
+	// UsersFile lists who is known by a token, as docs/security.md describes it; "": nobody is.
+	UsersFile string `json:"users_file"`
+	// AuditLog is a file that gets a line of every call that changes something; "": none does.
+	AuditLog string `json:"audit_log"`
 	// UnderlayMTU is the MTU in bytes of the network between the nodes.
 	UnderlayMTU int `json:"underlay_mtu"`
 	// NodeDeadAfterSeconds is how long a node whose agent's lease has ended keeps what is planned on it, in seconds.
@@ -135,6 +139,8 @@ func Settings() []Setting {
 		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
 		{"tls_dir", "folder of the controller's certificate, its key and the authorities to trust", func(c *Config, v string) error { c.TLSDir = v; return nil }},
 		{"insecure", "go without TLS: whoever reaches the API or etcd can do anything to the fleet", setInsecure},
+		{"users_file", "file of those who are known by a token; none: nobody is", func(c *Config, v string) error { c.UsersFile = v; return nil }},
+		{"audit_log", "file that gets a line of every call that changes something; none: no file does", func(c *Config, v string) error { c.AuditLog = v; return nil }},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
 		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},
 		{"metrics_listen", "address of /metrics, such as 127.0.0.1:9464; none: nowhere", func(c *Config, v string) error { c.MetricsListen = v; return nil }},

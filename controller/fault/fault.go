@@ -34,6 +34,11 @@ func Taken(what, owner string) error {
 	return refuse(codes.AlreadyExists, "%s is taken by %s", what, owner)
 }
 
+// Denied says that it is not the caller's to do.
+func Denied(format string, args ...any) error {
+	return refuse(codes.PermissionDenied, format, args...)
+}
+
 // Precondition says why the state of things does not allow the call.
 func Precondition(format string, args ...any) error {
 	return refuse(codes.FailedPrecondition, format, args...)

@@ -193,13 +193,18 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) err
 // Server is the configuration of who is called: TLS 1.3, and callers show a certificate of a trusted authority and have
 // one of the roles.
 func (c *Credential) Server(roles ...Role) *tls.Config {
+	return c.server(tls.RequireAndVerifyClientCert, expect(roles))
+}
+
+// server is the configuration of who is called, with what is asked of callers.
+func (c *Credential) server(auth tls.ClientAuthType, verify func(tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			now := c.now.Load()
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{now.certificate},
-				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: now.roots, VerifyConnection: expect(roles),
+				ClientAuth: auth, ClientCAs: now.roots, VerifyConnection: verify,
 				SessionTicketsDisabled: true, // a ticket would outlive the trust that it was given in
 			}, nil
 		},
@@ -226,6 +231,16 @@ func expect(roles []Role) func(tls.ConnectionState) error {
 			err = fmt.Errorf("%s is none of %v: %w", id, roles, ErrStranger)
 		}
 		return err
+	}
+}
+
+// orNobody also takes callers who show no certificate.
+func orNobody(verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		if len(state.PeerCertificates) == 0 {
+			return nil
+		}
+		return verify(state)
 	}
 }
 

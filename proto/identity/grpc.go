@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -18,6 +19,11 @@ func (c *Credential) Dialing(roles ...Role) credentials.TransportCredentials {
 // Serving takes gRPC connections of callers who have one of the roles, and those of unix sockets as they are.
 func (c *Credential) Serving(roles ...Role) credentials.TransportCredentials {
 	return transport{credentials.NewTLS(c.Server(roles...)), c, roles}
+}
+
+// ServingAnybody is Serving, but callers who show no certificate are let in too: the server has to ask who they are.
+func (c *Credential) ServingAnybody(roles ...Role) credentials.TransportCredentials {
+	return transport{credentials.NewTLS(c.server(tls.VerifyClientCertIfGiven, orNobody(expect(roles)))), c, roles}
 }
 
 // transport is TLS with the credential as it is at each handshake, but for unix sockets.

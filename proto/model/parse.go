@@ -76,6 +76,9 @@ func ValidNodeName(s string) bool { return len(s) <= 63 && ValidDomain(s) }
 // ValidPhysicalNetwork reports whether s can name a physical network.
 func ValidPhysicalNetwork(s string) bool { return physnetPattern.MatchString(s) }
 
+// ValidProject reports whether s can name a project.
+func ValidProject(s string) bool { return projectPattern.MatchString(s) }
+
 // ValidPool reports whether s can name a pool of network nodes: what can name a node can.
 func ValidPool(s string) bool { return ValidNodeName(s) }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/weft-sdn/weft/cmd/weft/cli"
 	"github.com/weft-sdn/weft/controller/api"
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
@@ -94,7 +95,8 @@ func startController(t *testing.T) controller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	guard := caller.NewGuard(caller.Options{Insecure: true})
+	server := grpc.NewServer(grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream))
 	api.New(api.Options{Store: s, Fleet: nodes, Log: log, UnderlayMTU: 1500}).Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()

@@ -1,0 +1,126 @@
+package caller
+
+import (
+	"context"
+	"crypto/x509"
+	"log/slog"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/weft-sdn/weft/proto/identity"
+)
+
+// Options are how a server tells its callers.
+type Options struct {
+	// Users are those who are known by a token; nil: nobody is.
+	Users *Users
+	// Insecure: connections are not encrypted, and whoever makes one is an admin.
+	Insecure bool
+	// Trail is told of every call that changes something; nil: nobody is.
+	Trail *slog.Logger
+}
+
+// Guard lets callers make the calls that their role may make, and tells handlers who they are (From).
+type Guard struct {
+	opts   Options
+	policy policy
+}
+
+// NewGuard makes a Guard.
+func NewGuard(opts Options) *Guard { return &Guard{opts: opts, policy: acts()} }
+
+// Unary is a grpc.UnaryServerInterceptor.
+func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	c, err := g.admit(ctx, info.FullMethod)
+	if err != nil {
+		g.record(ctx, c, info.FullMethod, req, nil, err)
+		return nil, err
+	}
+	resp, err := handler(With(ctx, c), req)
+	g.record(ctx, c, info.FullMethod, req, resp, err)
+	return resp, err
+}
+
+// Stream is a grpc.StreamServerInterceptor. Who the caller is and may be does not change while the stream lasts.
+func (g *Guard) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	c, err := g.admit(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return handler(srv, &known{ServerStream: stream, ctx: With(stream.Context(), c)})
+}
+
+// known is a stream whose caller is known.
+type known struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // that is what a stream is
+}
+
+// Context is the stream's, with its caller.
+func (s *known) Context() context.Context { return s.ctx }
+
+// admit tells who makes a call and whether they may make calls of the method.
+func (g *Guard) admit(ctx context.Context, method string) (Caller, error) {
+	act, rowed := g.policy.of(method)
+	c, err := g.identify(ctx)
+	switch {
+	case rowed && act.least() == Nobody:
+		return c, nil
+	case err != nil:
+		return c, err
+	case c.Role == Nobody:
+		return c, status.Error(codes.Unauthenticated, "who are you? Call with a certificate of an admin's, or with a token (authorization: Bearer …)")
+	case c.Role < act.least():
+		return c, status.Errorf(codes.PermissionDenied, "%s is a %s; this takes a %s", c.Name, c.Role, act.least())
+	default:
+		return c, nil
+	}
+}
+
+// identify tells who a caller is: whom their token says, if they send one; else whom their certificate does. Whoever can open
+// a unix socket of the controller's is an admin, and everybody is on a server that is insecure. No header but the token says
+// anything.
+func (g *Guard) identify(ctx context.Context) (Caller, error) {
+	if sent := metadata.ValueFromIncomingContext(ctx, "authorization"); len(sent) > 0 {
+		return g.bearer(sent)
+	}
+	from, ok := peer.FromContext(ctx)
+	switch {
+	case !ok:
+		return Caller{}, nil
+	case from.LocalAddr != nil && from.LocalAddr.Network() == "unix":
+		return Caller{Name: "local", Role: Admin}, nil
+	case g.opts.Insecure:
+		return Caller{Name: "anybody", Role: Admin}, nil
+	}
+	tls, ok := from.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(tls.State.VerifiedChains) == 0 {
+		return Caller{}, nil
+	}
+	return certified(tls.State.VerifiedChains[0][0]), nil
+}
+
+// certified is the caller that a certificate speaks for, whose chain has been verified.
+func certified(cert *x509.Certificate) Caller {
+	id, err := identity.Of(cert)
+	if err != nil || id.Role != identity.Admin {
+		return Caller{Name: cert.Subject.CommonName}
+	}
+	return Caller{Name: id.String(), Role: Admin}
+}
+
+func (g *Guard) bearer(sent []string) (Caller, error) {
+	scheme, token, _ := strings.Cut(sent[0], " ")
+	if len(sent) == 1 && strings.EqualFold(scheme, "bearer") && g.opts.Users != nil {
+		if c, ok := g.opts.Users.Bearer(token); ok {
+			return c, nil
+		}
+	}
+	return Caller{}, status.Error(codes.Unauthenticated, "the token is nobody's")
+}
