@@ -270,7 +270,10 @@ func (l *Lab) startEtcd(ctx context.Context, s *state, h HostInfo) error {
 	if err := l.launch(ctx, h, EtcdDaemon, l.etcdArgs(s, h)); err != nil {
 		return err
 	}
-	return l.awaitServing(ctx, h, EtcdDaemon, func() error { return l.etcdHealth(ctx, h) })
+	if err := l.awaitServing(ctx, h, EtcdDaemon, func() error { return l.etcdHealth(ctx, h) }); err != nil {
+		return err
+	}
+	return l.favour(h.Name)
 }
 
 func (l *Lab) startController(ctx context.Context, s *state, h HostInfo) error {
@@ -294,7 +297,10 @@ func (l *Lab) startAgent(ctx context.Context, s *state, h HostInfo) error {
 	if err := l.launchWeft(ctx, s, h, AgentDaemon, l.agentConfig(s, h)); err != nil {
 		return err
 	}
-	return l.awaitServing(ctx, h, AgentDaemon, func() error { return nil })
+	if err := l.awaitServing(ctx, h, AgentDaemon, func() error { return nil }); err != nil {
+		return err
+	}
+	return l.favour(h.Name)
 }
 
 // peerPort is where network nodes' agents reach each other.
@@ -331,6 +337,9 @@ func (l *Lab) launch(ctx context.Context, h HostInfo, d Daemon, argv []string) e
 	}
 	if len(running) > 0 {
 		return fmt.Errorf("it runs already (%w)", ErrExists)
+	}
+	if slices.Contains(favoured(), d) {
+		argv = append([]string{"nice", "-n", priority}, argv...)
 	}
 	script := `log=$1; shift; exec setsid --fork "$@" </dev/null >>"$log" 2>&1`
 	_, err = l.space(h.Name, "").Exec(ctx, append([]string{"sh", "-c", script, "sh", "/var/log/weft/" + string(d) + ".log"}, argv...)...)

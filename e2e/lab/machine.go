@@ -10,12 +10,16 @@ import (
 	"strconv"
 )
 
-// ovsPriority is the niceness that ovs-ctl gives both daemons by default (ovs-ctl(8), --ovs-vswitchd-priority). Without it a
-// busy lab's nodes lose each other's BFD packets, which real ones would not.
-const ovsPriority = "-10"
+// priority is the niceness that ovs-ctl gives both of Open vSwitch's daemons by default (ovs-ctl(8), --ovs-vswitchd-priority), and
+// deploy/systemd the agent. Without it a busy lab's nodes lose each other's BFD packets, which real ones would not. An etcd has
+// it too, for it would have a machine of its own.
+const priority = "-10"
 
-// favour gives a host's Open vSwitch its priority among all of the lab. Where the kernel groups processes by session,
-// niceness counts within a session only (sched(7), "The autogroup feature"); on a host the services share one group.
+// favoured are the daemons that have the priority.
+func favoured() []Daemon { return []Daemon{OVSDBDaemon, VSwitchDaemon, AgentDaemon, EtcdDaemon} }
+
+// favour gives a host's daemons their priority among all of the lab. Where the kernel groups processes by session, niceness
+// counts within a session only (sched(7), "The autogroup feature"); on a host the services share one group.
 func (l *Lab) favour(name string) error {
 	s, err := l.load()
 	if err != nil {
@@ -25,14 +29,14 @@ func (l *Lab) favour(name string) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range []Daemon{OVSDBDaemon, VSwitchDaemon} {
+	for _, d := range favoured() {
 		running, err := l.processes(*h, d)
 		if err != nil {
 			return err
 		}
 		for _, p := range running {
 			file := filepath.Join("/proc", strconv.Itoa(p.PID), "autogroup")
-			if err := os.WriteFile(file, []byte(ovsPriority), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(file, []byte(priority), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("host %s: priority of %s: %w", name, d, err)
 			}
 		}

@@ -42,7 +42,7 @@ func (l *Lab) startOVSDB(ctx context.Context, h HostInfo) error {
 	if err != nil {
 		return fmt.Errorf("make the Open vSwitch database (is openvswitch-switch installed?): %w", err)
 	}
-	_, err = space.Exec(ctx, "nice", "-n", ovsPriority, "ovsdb-server", "--detach", "--no-chdir", "--pidfile", "--log-file", "-vconsole:off",
+	_, err = space.Exec(ctx, "nice", "-n", priority, "ovsdb-server", "--detach", "--no-chdir", "--pidfile", "--log-file", "-vconsole:off",
 		"--remote=punix:"+ovsSocket, ovsDatabase)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func addBridgeArgs(l Link) []string {
 // startVSwitch returns when ovs-vswitchd has configured itself (its --detach waits for that) and the host's addresses on
 // its internal ports are in place.
 func (l *Lab) startVSwitch(ctx context.Context, h HostInfo) error {
-	_, err := l.space(h.Name, "").Exec(ctx, "nice", "-n", ovsPriority, "ovs-vswitchd", "--detach", "--no-chdir", "--pidfile", "--log-file", "-vconsole:off", "unix:"+ovsSocket)
+	_, err := l.space(h.Name, "").Exec(ctx, "nice", "-n", priority, "ovs-vswitchd", "--detach", "--no-chdir", "--pidfile", "--log-file", "-vconsole:off", "unix:"+ovsSocket)
 	if err != nil {
 		return err
 	}
