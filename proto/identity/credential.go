@@ -56,6 +56,35 @@ func Load(dir string) (*Credential, error) {
 	return c, nil
 }
 
+// LoadAuthorities reads the authorities of a folder alone: whoever goes by it is nobody, and knows servers. It does not follow
+// its file.
+func LoadAuthorities(dir string) (*Credential, error) {
+	text, err := readFile(filepath.Join(dir, CAFile), false)
+	if err != nil {
+		return nil, fmt.Errorf("authorities in %s: %s: %w", dir, CAFile, err)
+	}
+	m, err := trusting(text)
+	if err != nil {
+		return nil, fmt.Errorf("authorities in %s: %w", dir, err)
+	}
+	c := &Credential{dir: dir}
+	c.now.Store(m)
+	return c, nil
+}
+
+// trusting is what there is of a credential when its authorities are known.
+func trusting(text []byte) (*material, error) {
+	m := &material{roots: x509.NewCertPool()}
+	var err error
+	if m.authorities, err = Certificates(text); err != nil {
+		return nil, fmt.Errorf("%s: %w", CAFile, err)
+	}
+	for _, ca := range m.authorities {
+		m.roots.AddCert(ca)
+	}
+	return m, nil
+}
+
 // Reload reads the folder anew and reports whether anything has changed. After an error everything is as it was: files
 // that do not fit each other yet, a certificate of somebody else.
 func (c *Credential) Reload() (changed bool, err error) {
@@ -99,14 +128,11 @@ func read(dir string) (*material, error) {
 		fmt.Fprintf(sum, "%d ", len(content))
 		sum.Write(content)
 	}
-	m := &material{roots: x509.NewCertPool(), sum: [sha256.Size]byte(sum.Sum(nil))}
-	var err error
-	if m.authorities, err = Certificates(text[CAFile]); err != nil {
-		return nil, fmt.Errorf("%s: %w", CAFile, err)
+	m, err := trusting(text[CAFile])
+	if err != nil {
+		return nil, err
 	}
-	for _, ca := range m.authorities {
-		m.roots.AddCert(ca)
-	}
+	m.sum = [sha256.Size]byte(sum.Sum(nil))
 	if m.certificate, err = tls.X509KeyPair(text[CertFile], text[KeyFile]); err != nil {
 		return nil, fmt.Errorf("%s and %s: %w", CertFile, KeyFile, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
@@ -491,5 +492,59 @@ func TestGRPCGoesByTheCredentialAndUnixSocketsByTheirPermissions(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		conn.Close()
+	}
+}
+
+func TestWhoShowsNoCertificateIsLetInWhereTheServerAsks(t *testing.T) {
+	a, b := authority(t), authority(t)
+	server := member(t, a, ctl1)
+	serve := func(creds credentials.TransportCredentials) string {
+		s := grpc.NewServer(grpc.Creds(creds))
+		healthv1.RegisterHealthServer(s, alive{})
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = s.Serve(l) }) // until Stop
+		t.Cleanup(func() {
+			s.Stop()
+			serving.Wait()
+		})
+		return l.Addr().String()
+	}
+	closed, open := serve(server.Serving(identity.Admin)), serve(server.ServingAnybody(identity.Admin))
+	folder := issue(t, a, pki.Request{Identity: alice})
+	admin, err := identity.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := identity.LoadAuthorities(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		who  *identity.Credential
+		at   string
+		want codes.Code
+	}{
+		"nobody, where certificates are needed": {nobody, closed, codes.Unavailable},
+		"nobody, where the server asks":         {nobody, open, codes.OK},
+		"an admin, where the server asks":       {admin, open, codes.OK},
+		"a node, where the server asks":         {member(t, a, net1), open, codes.Unavailable},
+		"an admin of another fleet's":           {member(t, b, alice), open, codes.Unavailable},
+	} {
+		conn, err := grpc.NewClient(c.at, grpc.WithTransportCredentials(c.who.Dialing(identity.Controller)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+		if status.Code(err) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+		conn.Close()
+	}
+	if (nobody.Self() != identity.Identity{}) {
+		t.Errorf("nobody is %s", nobody.Self())
 	}
 }

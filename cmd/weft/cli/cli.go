@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,8 @@ type app struct {
 	output  string
 	timeout time.Duration
 	tlsDir  string
+	// tokenFile holds the token that the user is known by instead of a certificate; "": none.
+	tokenFile string
 	// insecure: nobody is known, and nothing is encrypted.
 	insecure bool
 	wait     waitFlags
@@ -121,6 +124,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", string(render.Table), "`format`: "+strings.Join(render.Formats(), ", "))
 	f.DurationVar(&a.timeout, "timeout", 15*time.Second, "`time` after which a call is given up")
 	f.StringVar(&a.tlsDir, "tls-dir", "", "`folder` of the certificate, key and authorities that `weft pki issue admin` made; ~/.config/weft/tls if none is given (environment: WEFT_TLS_DIR)")
+	f.StringVar(&a.tokenFile, "token-file", "", "`file` of the token that you are known by; of --tls-dir the authorities suffice then (environment: WEFT_TOKEN_FILE)")
 	f.BoolVar(&a.insecure, "insecure", false, "go without TLS, where controllers and etcd do (environment: WEFT_INSECURE)")
 	complete(cmd, "output", cobra.FixedCompletions(render.Formats(), cobra.ShellCompDirectiveNoFileComp))
 	complete(cmd, "server", cobra.NoFileCompletions)
@@ -146,7 +150,7 @@ func (a *app) settle(cmd *cobra.Command) error {
 	}
 	flags := cmd.Flags()
 	for name, env := range map[string]string{
-		"server": "WEFT_SERVER", "project": "WEFT_PROJECT", "tls-dir": "WEFT_TLS_DIR", "insecure": "WEFT_INSECURE",
+		"server": "WEFT_SERVER", "project": "WEFT_PROJECT", "tls-dir": "WEFT_TLS_DIR", "insecure": "WEFT_INSECURE", "token-file": "WEFT_TOKEN_FILE",
 	} {
 		if v := a.env.Getenv(env); v != "" && !flags.Changed(name) {
 			if err := flags.Set(name, v); err != nil {
@@ -161,7 +165,11 @@ func (a *app) settle(cmd *cobra.Command) error {
 	if a.timeout <= 0 {
 		return usagef("--timeout %s must be more than nothing", a.timeout)
 	}
-	if a.conn, err = client.New(client.Options{Servers: a.servers, Credential: a.credential, Timeout: a.timeout}); err != nil {
+	options := client.Options{Servers: a.servers, Credential: a.credential, Timeout: a.timeout}
+	if a.tokenFile != "" {
+		options.Token = a.token
+	}
+	if a.conn, err = client.New(options); err != nil {
 		return usageError{err}
 	}
 	return nil
@@ -178,10 +186,22 @@ func (a *app) credential() (*identity.Credential, error) {
 		dir = filepath.Join(cmp.Or(a.env.Getenv("XDG_CONFIG_HOME"), filepath.Join(a.env.Getenv("HOME"), ".config")), "weft", "tls")
 	}
 	c, err := identity.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) && a.tokenFile != "" {
+		c, err = identity.LoadAuthorities(dir)
+	}
 	if err != nil {
 		return nil, usagef("%w\nwhoever runs the fleet makes one: weft pki issue admin NAME; on a controller's host its unix socket needs none", err)
 	}
 	return c, nil
+}
+
+// token is what the user is known by.
+func (a *app) token() (string, error) {
+	text, err := os.ReadFile(a.tokenFile)
+	if err != nil {
+		return "", usagef("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // close ends the connection, if there was any need for one.

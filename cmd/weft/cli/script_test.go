@@ -72,6 +72,11 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// people is a file of users: alice, whose token is "alice".
+const people = `users:
+- {name: alice, role: member, projects: [red], tokens_sha256: [2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90]}
+`
+
 // controller is the real API on a real etcd.
 type controller struct {
 	store    *store.Store
@@ -95,7 +100,15 @@ func startController(t *testing.T) controller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	guard := caller.NewGuard(caller.Options{Insecure: true})
+	users := filepath.Join(t.TempDir(), "users.yaml")
+	if err := os.WriteFile(users, []byte(people), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known, err := caller.LoadUsers(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := caller.NewGuard(caller.Options{Users: known, Insecure: true})
 	server := grpc.NewServer(grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream))
 	api.New(api.Options{Store: s, Fleet: nodes, Log: log, UnderlayMTU: 1500}).Register(server)
 	done := make(chan error, 1)

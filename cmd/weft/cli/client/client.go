@@ -50,6 +50,8 @@ type Options struct {
 	// Credential gives what the client is known by and knows controllers by; nil: nobody is known, and nothing encrypted. It
 	// is asked once, with the first call, and not at all when every server is a unix socket. It may be nil for that.
 	Credential func() (*identity.Credential, error)
+	// Token gives what the client is known by besides, or instead of a certificate; nil: nothing. It is asked as Credential is.
+	Token func() (string, error)
 	// Timeout bounds each call but Watch; 0: none.
 	Timeout time.Duration
 	// Try is how long one controller may take before a call is repeated on the next; twice as long once all have had their
@@ -105,7 +107,12 @@ func (o Options) dial() (*grpc.ClientConn, error) {
 	}
 	r := manual.NewBuilderWithScheme("weft")
 	r.InitialState(resolver.State{Addresses: addrs})
+	bearer, err := o.bearer()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := grpc.NewClient("weft:///controller",
+		bearer,
 		grpc.WithResolvers(r),
 		grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(creds),
@@ -130,6 +137,30 @@ func (o Options) transport() (credentials.TransportCredentials, error) {
 	}
 	return c.Dialing(identity.Controller), nil
 }
+
+// bearer has each call say who the client is, if it has a token.
+func (o Options) bearer() (grpc.DialOption, error) {
+	if o.Token == nil {
+		return grpc.EmptyDialOption{}, nil
+	}
+	text, err := o.Token()
+	if err != nil {
+		return nil, err
+	}
+	return grpc.WithPerRPCCredentials(token(text)), nil
+}
+
+// token is a credentials.PerRPCCredentials.
+type token string
+
+// GetRequestMetadata is as in credentials.PerRPCCredentials.
+func (t token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(t)}, nil
+}
+
+// RequireTransportSecurity is as in credentials.PerRPCCredentials. What is not a unix socket is encrypted unless the user
+// has asked for the contrary.
+func (token) RequireTransportSecurity() bool { return false }
 
 // Close ends the connection and every call on it.
 func (c *Client) Close() error {
