@@ -91,9 +91,14 @@ tunnel_ip: 10.31.0.31
 	if running, err := ctl1.Processes(lab.ControllerDaemon); err != nil || len(running) != 1 {
 		t.Errorf("controller after a power cycle: %v, %v", running, err)
 	}
-	tls := filepath.Join(l.Dir(), "etcd1", "tls")
-	exec(t, host(t, l, "etcd1").Space, "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "https://127.0.0.1:2379",
-		"--cacert", filepath.Join(tls, "ca.crt"), "--cert", filepath.Join(tls, "tls.crt"), "--key", filepath.Join(tls, "tls.key"), "put", "k", "v")
+	client, err := l.Etcd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Put(ctx, "k", "v"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestEmbeddedEtcdIsConfiguredInTheFirstControllerOnly(t *testing.T) {
