@@ -26,12 +26,17 @@ const (
 	unaryLimit  = 5 * time.Second
 	batchLimit  = 30 * time.Second
 	longWait    = time.Second
+	// handshake is how long somebody may take to become a caller, and maxStreams how many calls one connection may have under
+	// way: more wait on the caller's side.
+	handshake  = 10 * time.Second
+	maxStreams = 1000
 )
 
 func newServer(creds credentials.TransportCredentials, guard *caller.Guard, log *slog.Logger, m *metrics.Metrics) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(maxResponse),
+		grpc.ConnectionTimeout(handshake), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(m.Unary, recovered(log), guard.Unary, bounded),

@@ -80,7 +80,7 @@ func (c call) readFleet(file string) (fleet.File, error) {
 }
 
 func (c call) apply(want fleet.File, dryRun bool) error {
-	current, err := c.current(want.Project)
+	current, err := c.current(want)
 	if err != nil {
 		return err
 	}
@@ -112,12 +112,17 @@ func (c call) apply(want fleet.File, dryRun bool) error {
 	return errors.Join(errs...)
 }
 
-// current reads what a plan for the project needs.
-func (c call) current(project string) (fleet.Current, error) {
+// current reads what a plan for the file needs.
+func (c call) current(want fleet.File) (fleet.Current, error) {
 	var cur fleet.Current
-	all, own := client.Query{}, client.Query{Project: project}
+	all, own := client.Query{}, client.Query{Project: want.Project}
 	for _, read := range []func() error{
-		func() error { return fetch(c, client.SegmentRange, all, &cur.SegmentRanges) },
+		func() error {
+			if len(want.SegmentRanges) == 0 { // they are operators' to see
+				return nil
+			}
+			return fetch(c, client.SegmentRange, all, &cur.SegmentRanges)
+		},
 		func() error { return fetch(c, client.Network, all, &cur.Networks) },
 		func() error { return fetch(c, client.Subnet, all, &cur.Subnets) },
 		func() error { return fetch(c, client.AddressGroup, own, &cur.AddressGroups) },
