@@ -27,7 +27,7 @@ type stage struct {
 // stages are all of them. In the first, what fills the fleet comes last.
 func stages() []stage {
 	return []stage{
-		{measurements: slices.Concat(wiring(), routing(), addressing(), streams(), restarts(), rates(), scale())},
+		{measurements: slices.Concat(wiring(), routing(), metadata(), addressing(), streams(), restarts(), rates(), scale())},
 		{lab: "-ha", shape: poolShape, prepare: preparePool, measurements: slices.Concat(failovers(), drains(), outages())},
 		{lab: "-ovs", shape: switchShape, measurements: switchRestarts()},
 		{lab: "-standby", shape: standbyShape, measurements: standbys()},
