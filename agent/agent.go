@@ -576,6 +576,9 @@ func (a *Agent) markReports(dirty *view.Dirty) {
 			}
 		}
 	}
+	if len(dirty.Groups) > 0 {
+		a.view.Under(dirty.Groups, func(k view.PortKey) { a.ports[k] = true })
+	}
 	for id := range dirty.Routers {
 		a.reportUnit(unit{keys.KindRouter, id})
 	}

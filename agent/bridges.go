@@ -148,6 +148,14 @@ func (b *bridges) connect(c connected, flows []flow.Flow) (written int) {
 	}
 	br.close()
 	br.conn, br.refused, br.said, br.life = c.conn, map[flow.Key]uint64{}, map[flow.Key]bool{}, life{}
+	if c.bridge == plan.BrInt {
+		ctx, cancel := context.WithTimeout(b.ctx, writeTimeout(1))
+		defer cancel()
+		if err := br.conn.MatchFragments(ctx); err != nil { // filters judge fragments by their packets' ports
+			b.broken(br, err)
+			return 0
+		}
+	}
 	return b.sync(br, flows)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -107,7 +108,52 @@ func (a *Agent) portReport(k view.PortKey) *storev1.Report {
 	if !p.Object.Up {
 		return report(p.Revision, weftv1.State_STATE_DOWN, "admin_state_up is false")
 	}
-	return reportOf(p.Revision, a.portProblem(k, n))
+	if !a.view.Settled(k) {
+		return nil // its filters follow within moments
+	}
+	return reportOf(p.Revision, errors.Join(a.portProblem(k, n), a.filterProblem(k, p.Object)))
+}
+
+// filterProblem is why a port's filters are not what its groups say: what can't be read or enforced allows nothing.
+func (a *Agent) filterProblem(k view.PortKey, p model.Port) error {
+	if p.Hybrid {
+		return errors.New("this node's agent does not support vif_type hybrid yet: the port passes nothing")
+	}
+	groups, _ := a.view.Groups(k)
+	var errs []error
+	for _, id := range groups {
+		errs = append(errs, a.groupProblem(id))
+	}
+	return errors.Join(append(errs, a.planner.FilterConflict(k))...)
+}
+
+// groupProblem is what of a security group allows nothing, and why; nil when all of it holds.
+func (a *Agent) groupProblem(id string) error {
+	var errs []error
+	g := a.view.SecurityGroups[id]
+	if _, bad := a.invalid(keys.SecurityGroup(id)); bad != nil {
+		errs = append(errs, fmt.Errorf("security group %s %w", id, bad))
+	} else if g == nil || g.Revision == 0 {
+		errs = append(errs, fmt.Errorf("security group %s does not exist", id))
+	}
+	if g == nil {
+		return errors.Join(errs...)
+	}
+	for rule, bad := range a.view.InvalidUnder(keys.Rules(id)) {
+		errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: quarantined: %w", rule, id, bad.Err))
+	}
+	for rule, r := range g.Rules {
+		if !plan.Enforceable(r.Object) {
+			errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: Open vSwitch does not read ports of protocol %s", rule, id, r.Object.Protocol))
+		}
+		if remote := r.Object.RemoteAddressGroup; remote != "" {
+			if _, bad := a.invalid(keys.AddressGroup(remote)); bad != nil {
+				errs = append(errs, fmt.Errorf("address group %s of rule %s holds nothing: %w", remote, rule, bad))
+			}
+		}
+	}
+	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
+	return errors.Join(errs...)
 }
 
 // present reports whether the port's device is on br-int.

@@ -47,11 +47,8 @@ type Action struct {
 // noTable stands for none where a table may be given.
 const noTable = 255
 
-// What ct does besides looking the packet up (nicira-ext.h, NX_CT_F_COMMIT and NX_CT_F_FORCE).
-const (
-	trackCommit = 1
-	trackForce  = 2
-)
+// trackCommit has ct remember the connection (nicira-ext.h, NX_CT_F_COMMIT).
+const trackCommit = 1
 
 // Output sends the packet to a port. A packet is never sent to the port it came in by: that is BackToInPort.
 func Output(port uint32) Action { return Action{Kind: KindOutput, Port: port} }
@@ -142,11 +139,6 @@ func Commit(zone Field) Action {
 // CommitTrack is Commit and Track in one.
 func CommitTrack(zone Field, table uint8) Action {
 	return Action{Kind: KindTrack, Field: zone, Table: table, Value: trackCommit}
-}
-
-// TurnTrack is CommitTrack, but a connection that conntrack remembers in the other direction ends, and this packet begins one.
-func TurnTrack(zone Field, table uint8) Action {
-	return Action{Kind: KindTrack, Field: zone, Table: table, Value: trackCommit | trackForce}
 }
 
 // Conjunction says that the packet matches one dimension, counted from 1, of the n of a conjunction: when it matches all, the

@@ -153,6 +153,9 @@ func ARPOp(op uint16) Term { return exact(FieldARPOp, uint64(op)) }
 // ARPSPA matches the sender's IPv4 address; needs ARP().
 func ARPSPA(a netip.Addr) Term { return address(FieldARPSPA, a) }
 
+// ARPSPAIn matches the sender's IPv4 address; needs ARP(). Do not use it with 0.0.0.0/0: leave the term out.
+func ARPSPAIn(p netip.Prefix) Term { return prefix(FieldARPSPA, p) }
+
 // ARPTPA matches the target's IPv4 address; needs ARP().
 func ARPTPA(a netip.Addr) Term { return address(FieldARPTPA, a) }
 

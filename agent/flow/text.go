@@ -191,7 +191,7 @@ func maskText(mask uint32) string {
 func (f format) text(v uint64) string {
 	switch f {
 	case formatHex:
-		return "0x" + strconv.FormatUint(v, 16)
+		return hex(v)
 	case formatMAC:
 		return macOf(v).String()
 	case formatIPv4:
@@ -199,6 +199,14 @@ func (f format) text(v uint64) string {
 	case formatDecimal, formatPort, formatIPv6, formatFrag, formatCTState:
 	}
 	return strconv.FormatUint(v, 10)
+}
+
+// hex is a number in C's %#x: 0 has no prefix.
+func hex(v uint64) string {
+	if v == 0 {
+		return "0"
+	}
+	return "0x" + strconv.FormatUint(v, 16)
 }
 
 func portText(port uint32, o TextOptions) string {
@@ -267,9 +275,6 @@ func (a Action) trackText() string {
 	var args []string
 	if a.Value&trackCommit != 0 {
 		args = append(args, "commit")
-	}
-	if a.Value&trackForce != 0 {
-		args = append(args, "force")
 	}
 	if a.Table != noTable {
 		args = append(args, "table="+strconv.Itoa(int(a.Table)))

@@ -12,14 +12,32 @@ import (
 
 // Generation is the layout of the pipeline below; it is part of every cookie. A change of the layout needs a new one, so
 // that an upgraded agent replaces every flow.
-const Generation = 4
+const Generation = 5
 
 // The tables of br-int. Frames carry their network's local VLAN from Classify on; nothing is learned: forwarding is
 // computed from where the network's ports are.
 const (
-	intClassify uint8 = 0  // which network: by port, or by tag on a patch port; all else is dropped
-	intRouters  uint8 = 10 // what routers send, unless the node is silent
-	intForward  uint8 = 60 // by network and destination
+	intClassify  uint8 = 0  // which network: by port, or by tag on a patch port; all else is dropped
+	intRouters   uint8 = 10 // what routers send, unless the node is silent
+	intSource    uint8 = 20 // of guarded ports: what comes from their own addresses
+	intSpeech    uint8 = 21 // what of that needs no rule, and what none may say
+	intNeighbour uint8 = 22 // neighbour discovery that speaks of their own addresses
+	intForward   uint8 = 60 // by network and destination
+	intReceive   uint8 = 70 // the policy of the guarded port that a frame is for
+	intAdmit     uint8 = 71 // what comes to it without a rule
+	intTrack     uint8 = 80 // conntrack
+	intJudge     uint8 = 81 // which rules
+	intEgress    uint8 = 82 // rules of policies for what their ports send
+	intIngress   uint8 = 83 // rules of policies for what their ports get
+	intAccept    uint8 = 90 // on, or out
+)
+
+// The registers that filters use.
+const (
+	regPlace  = 4 // atReceiver and withoutState
+	regZone   = 5 // the conntrack zone: the network's local VLAN
+	regPolicy = 6 // the policy's number
+	regPort   = 7 // the OpenFlow number of the port that a frame is for
 )
 
 // The tables of br-tun, numbered as in REFERENCE R11.
@@ -37,6 +55,7 @@ const (
 const (
 	prioPort      = 100
 	prioUnicast   = 90
+	prioPaired    = 80
 	prioQuiet     = 60
 	prioFlood     = 50
 	prioUnknown   = 10
@@ -128,7 +147,7 @@ func networkFlows(v *view.View, facts *Facts, id string) Flows {
 	if n.Object.Tunnelled() {
 		out.tunnelled(v, facts, n, vlan)
 	} else {
-		out.onProvider(facts, n, vlan)
+		out.onProvider(v, facts, n, vlan)
 	}
 	return out
 }
@@ -144,7 +163,7 @@ func (f Flows) tunnelled(v *view.View, facts *Facts, n *view.Network, vlan uint1
 		return
 	}
 	f.add(BrInt, intClassify, prioFromPhys, onVLAN(vlan, flow.InPort(patchTun)), flow.GotoTable(intForward))
-	f.floods(facts, n, vlan, patchTun)
+	f.floods(v, facts, n, vlan, patchTun)
 	patchInt, ok := facts.OFPorts[PatchInt]
 	if !ok {
 		return
@@ -167,7 +186,7 @@ func (f Flows) tunnelled(v *view.View, facts *Facts, n *view.Network, vlan uint1
 	}
 }
 
-func (f Flows) onProvider(facts *Facts, n *view.Network, vlan uint16) {
+func (f Flows) onProvider(v *view.View, facts *Facts, n *view.Network, vlan uint16) {
 	bridge := facts.Bridges[n.Object.PhysicalNetwork]
 	in, ok := facts.OFPorts[IntPatch(bridge)]
 	if !ok || bridge == "" {
@@ -186,23 +205,24 @@ func (f Flows) onProvider(facts *Facts, n *view.Network, vlan uint16) {
 		f.add(BrInt, intClassify, prioFromPhys, onVLAN(segment, flow.InPort(in)), flow.SetVLAN(vlan), flow.GotoTable(intForward))
 		f.add(bridge, 0, prioToPhys, onVLAN(vlan, flow.InPort(phys)), flow.SetVLAN(segment), flow.Normal())
 	}
-	f.floods(facts, n, vlan, in)
+	f.floods(v, facts, n, vlan, in)
 }
 
 // floods are a network's flows on br-int for group and unknown addresses: out by the uplink, and groups to the local
 // ports. A frame never goes back where it came from, so nothing goes from uplink to uplink. Routers' announcements of
 // addresses whose MAC is known go out by the uplink alone: a node with hundreds of routers on one external network would
 // have each of them hear all others.
-func (f Flows) floods(facts *Facts, n *view.Network, vlan uint16, uplink uint32) {
+func (f Flows) floods(v *view.View, facts *Facts, n *view.Network, vlan uint16, uplink uint32) {
 	f.add(BrInt, intForward, prioUnknown, onVLAN(vlan), flow.Output(uplink))
 	if hasRouter(n) {
 		f.add(BrInt, intRouters, prioAnnounce, onVLAN(vlan, flow.ARP(), flow.Multicast()), flow.Output(uplink))
 	}
-	actions := []flow.Action{flow.Output(uplink), flow.PopVLAN()}
-	for _, port := range localOFPorts(facts, n) {
-		actions = append(actions, flow.Output(port))
+	out := []flow.Action{flow.Output(uplink), flow.PopVLAN()}
+	plain, guarded := localOFPorts(v, facts, n)
+	f.add(BrInt, intForward, prioFlood, onVLAN(vlan, flow.Multicast()), slices.Concat(out, reach(plain, guarded))...)
+	for mac, ports := range paired(v, facts, n) {
+		f.add(BrInt, intForward, prioPaired, onVLAN(vlan, flow.EthDst(mac)), slices.Concat(out, reach(nil, ports))...)
 	}
-	f.add(BrInt, intForward, prioFlood, onVLAN(vlan, flow.Multicast()), actions...)
 }
 
 // hasRouter reports whether a router of this node is on the network.
@@ -215,17 +235,20 @@ func hasRouter(n *view.Network) bool {
 	return false
 }
 
-// localOFPorts lists the OpenFlow numbers of the network's ports on this node that are to pass frames, sorted.
-func localOFPorts(facts *Facts, n *view.Network) []uint32 {
-	var out []uint32
+// localOFPorts lists the OpenFlow numbers of the network's ports on this node that are to pass frames, sorted: those that pass
+// all, and those that are guarded.
+func localOFPorts(v *view.View, facts *Facts, n *view.Network) (plain, guarded []uint32) {
 	for id := range n.Local {
 		p := n.Ports[id].Object
-		if port, ok := OFPort(facts, p); ok && p.Up {
-			out = append(out, port)
+		if port, ok := filteredPort(v, facts, p); ok {
+			guarded = append(guarded, port)
+		} else if port, ok := OFPort(facts, p); ok && p.Up && !p.Secure && !p.Hybrid {
+			plain = append(plain, port)
 		}
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(plain)
+	slices.Sort(guarded)
+	return plain, guarded
 }
 
 // InterfaceName is the name of a port's interface on this node; "" when none is plugged.
@@ -260,8 +283,9 @@ func devicePrefix(p model.Port) string {
 	}
 }
 
-// portFlows are the flows of one port: of a local one on br-int, of one behind a tunnel on br-tun.
-func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
+// portFlows are the flows of one port: of a local one on br-int, of one behind a tunnel on br-tun. filter is the policy of a
+// local secure port, nil while there is none.
+func portFlows(v *view.View, facts *Facts, k view.PortKey, filter *policy) Flows {
 	out := Flows{}
 	n, vlan := v.Networks[k.Network], facts.VLANs[k.Network]
 	if n == nil || n.Revision == 0 || vlan == 0 || !n.Object.Up || !n.Held() {
@@ -272,14 +296,14 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
 	if !ok || err != nil || !p.Object.Up {
 		return out
 	}
-	switch location := n.Location(k.Port); {
+	location := n.Location(k.Port)
+	if p.Object.DeviceOwner == model.OwnerDHCP && location != "" {
+		out.answersDHCP(vlan, mac)
+	}
+	switch {
 	case location == v.Self:
 		if port, ok := OFPort(facts, p.Object); ok {
-			next := intForward
-			if p.Object.OfRouter() {
-				next = intRouters
-			}
-			out.local(vlan, mac, port, next)
+			out.wired(vlan, mac, port, filter, p.Object)
 		}
 	case location != "" && n.Object.Tunnelled():
 		out.behindTunnel(v, facts, n, location, vlan, mac, p.Object.FixedIPs)
@@ -291,6 +315,20 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey) Flows {
 // many they are, so that it is there at once.
 func Silence() flow.Flow {
 	return flow.Flow{Table: intRouters, Priority: prioPort, Match: flow.NewMatch()}.WithCookie(Generation)
+}
+
+// wired are the flows of a local port: none while it is secure and has no filters, or wants others than flows.
+func (f Flows) wired(vlan uint16, mac flow.MAC, port uint32, filter *policy, p model.Port) {
+	switch {
+	case p.Hybrid:
+	case p.Secure && filter != nil:
+		f.guarded(vlan, mac, port, filter, p)
+	case p.Secure:
+	case p.OfRouter():
+		f.local(vlan, mac, port, intRouters)
+	default:
+		f.local(vlan, mac, port, intForward)
+	}
 }
 
 // local lets a port's untagged frames in, on to table next, and frames to its address out.

@@ -62,6 +62,7 @@ type node struct {
 	dirty   *view.Dirty
 	scopes  map[string][]mirror.Range
 	salt    uint32 // makes OVS give out other numbers
+	hold    string // scopes of this kind are not listed
 }
 
 func newNode(s *storeSim, name string, facts plan.Facts) *node {
@@ -84,7 +85,7 @@ func (n *node) follow() {
 			}
 		}
 		for name, ranges := range wanted {
-			if n.scopes[name] == nil {
+			if n.scopes[name] == nil && (n.hold == "" || !strings.HasPrefix(name, n.hold)) {
 				n.scopes[name] = ranges
 				n.view.Apply(mirror.Batch{Changes: n.store.within(ranges), Listed: []string{name}}, n.dirty)
 				changed = true
@@ -293,6 +294,7 @@ func fleet() []entry {
 	vm(4, netGRE, id("b", 2), "10.2.0.14", "cmp2")
 	vm(5, netVLAN, id("b", 3), "10.3.0.15", "cmp1")
 	vm(6, netVLAN, id("b", 3), "10.3.0.16", "cmp2")
+	guarded(add)
 	for i, n := range []string{netVXLAN, netGRE} {
 		p := port(20+i, n, id("b", 1+i), fmt.Sprintf("10.%d.0.2", 1+i), "network:dhcp", n, "net1")
 		add(keys.Port(n, p.GetId()), p)
@@ -300,6 +302,31 @@ func fleet() []entry {
 	}
 	routed(add)
 	return out
+}
+
+// guarded adds a VM on cmp1 that is in two security groups, with what their rules refer to.
+func guarded(add func(string, proto.Message)) {
+	p := port(7, netVXLAN, id("b", 1), "10.1.0.17", "compute:nova", "vm", "cmp1")
+	p.PortSecurityEnabled, p.SecurityGroups = proto.Bool(true), &weftv1.SecurityGroupIds{Ids: []string{group1, group2}}
+	p.AllowedAddressPairs = []*weftv1.AddressPair{{IpAddress: "10.1.0.100", MacAddress: "00:00:5e:00:01:05"}}
+	add(keys.Port(netVXLAN, p.GetId()), p)
+	add(keys.HostObject("cmp1", keys.KindPort, p.GetId()), &storev1.PortBinding{NetworkId: netVXLAN})
+	for _, g := range []string{group1, group2} {
+		add(keys.SecurityGroup(g), &weftv1.SecurityGroup{Id: g, Project: "default"})
+	}
+	for _, r := range []*weftv1.SecurityGroupRule{
+		rule(1, false, ""), rule(2, false, "", ipv6), rule(3, true, "", remoteGroup(group1)), rule(4, true, "tcp", ports(22, 22), remoteAddresses(listed)),
+	} {
+		r.SecurityGroupId = group1
+		add(keys.Rule(group1, r.GetId()), r)
+	}
+	for _, r := range []*weftv1.SecurityGroupRule{rule(5, true, "icmp", cidr("10.0.0.0/8")), rule(6, true, "tcp", ports(80, 83)), rule(7, true, "tcp", ports(22, 22), remoteGroup(group1))} {
+		r.SecurityGroupId = group2
+		add(keys.Rule(group2, r.GetId()), r)
+	}
+	add(keys.Member(group1, p.GetId()), &storev1.Member{NetworkId: netVXLAN, Addresses: []string{"10.1.0.17", "10.1.0.100"}})
+	add(keys.Member(group1, id("c", 88)), &storev1.Member{NetworkId: netGRE, Addresses: []string{"10.2.0.88", "fd00::88"}})
+	add(keys.AddressGroup(listed), &weftv1.AddressGroup{Id: listed, Project: "default", Addresses: []string{"10.2.0.88", "192.0.2.0/24"}})
 }
 
 // routed adds router1 with a leg in the VXLAN and the VLAN network, a gateway and a floating IP.
@@ -360,7 +387,7 @@ func TestPlanOfANodeIsTheGoldenText(t *testing.T) {
 			}
 			n := newNode(s, name, factsOf(name, addresses()[name]))
 			if name == "cmp1" {
-				plug(&n.facts, 1, 3, 5)
+				plug(&n.facts, 1, 3, 5, 7)
 			}
 			n.follow()
 			if !n.view.Complete() {

@@ -1,10 +1,12 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/flow"
@@ -13,12 +15,12 @@ import (
 
 // piece names a part of the plan that is computed by itself.
 type piece struct {
-	kind string // "base", "tunnel", "network", "port"
-	id   string // of the tunnel port, network or port
+	kind string // "base", "tunnel", "network", "port", "policy", "remote", "address"
+	id   string // of the tunnel port, network or port; the key of the policy or remote; the address
 	net  string // the port's network
 }
 
-var basePiece = piece{kind: "base"}
+var basePiece, filterPiece = piece{kind: "base"}, piece{kind: "base", id: "filters"}
 
 func portPiece(k view.PortKey) piece { return piece{kind: "port", id: k.Port, net: k.Network} }
 
@@ -52,6 +54,12 @@ type Planner struct {
 	tunnels   []tunnel
 	routers   map[string]*Router
 	dhcp      map[string]*DHCP
+
+	policies map[string]*policy      // by policyKey
+	under    map[view.PortKey]string // port -> the key of its policy
+	remotes  map[string]remote       // that policies' rules refer to, by key
+	// conjunctions are the ids of the remotes' conjunctions, by their key.
+	conjunctions map[string]uint32
 }
 
 // NewPlanner has an empty plan.
@@ -60,6 +68,7 @@ func NewPlanner() *Planner {
 		pieces: map[piece]Flows{}, holders: map[string]map[flow.Key]piece{}, flows: map[string]map[flow.Key]flow.Flow{},
 		ports: map[piece][]desired.Port{}, conflicts: map[piece]error{},
 		refused: map[string]map[flow.Key]error{}, routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
+		policies: map[string]*policy{}, under: map[view.PortKey]string{}, remotes: map[string]remote{}, conjunctions: map[string]uint32{},
 	}
 }
 
@@ -108,6 +117,19 @@ func (p *Planner) DHCP() map[string]*DHCP { return p.dhcp }
 // Conflict says why a port's flows are not all on the bridges: another object holds their place, or a bridge refuses them.
 // Nil when they are.
 func (p *Planner) Conflict(k view.PortKey) error { return p.conflict(portPiece(k)) }
+
+// FilterConflict says why the flows of a port's filters are not all on the bridges; nil when they are.
+func (p *Planner) FilterConflict(k view.PortKey) error {
+	key, ok := p.under[k]
+	if !ok {
+		return nil
+	}
+	errs := []error{p.conflict(piece{kind: "policy", id: key})}
+	for _, r := range p.policies[key].remotes {
+		errs = append(errs, p.conflict(piece{kind: "remote", id: r.key()}))
+	}
+	return errors.Join(errs...)
+}
 
 // NetworkConflict says why the flows of a network as such are not all on the bridges; nil when they are.
 func (p *Planner) NetworkConflict(id string) error {
@@ -165,13 +187,20 @@ func (p *Planner) Forgive(bridge string, dirty *view.Dirty) {
 	delete(p.refused, bridge)
 }
 
-// mark marks the port or network that a piece is of, if it is one's.
+// mark marks the port, the network or the groups that a piece is of, if it is one's.
 func (p piece) mark(dirty *view.Dirty) {
 	switch p.kind {
 	case "port":
 		dirty.Ports[view.PortKey{Network: p.net, Port: p.id}] = true
 	case "network":
 		dirty.Networks[p.id] = true
+	case "policy":
+		for _, id := range strings.Split(p.id, ",") {
+			dirty.Groups[id] = true
+		}
+	case "remote":
+		group, _, _ := strings.Cut(p.id, "/")
+		dirty.Groups[group] = true
 	}
 }
 
@@ -184,9 +213,13 @@ func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
 		delta:  Delta{Flows: map[string]*FlowChange{}, Routers: map[string]*Router{}, DHCP: map[string]*DHCP{}, Retried: view.NewDirty()},
 	}
 	u.set(basePiece, baseFlows(facts), basePorts(facts))
+	if u.pieces[filterPiece] == nil { // they never change
+		u.set(filterPiece, filterFlows(), nil)
+	}
 	if dirty.Tunnels {
 		u.planTunnels()
 	}
+	u.planFilters(dirty)
 	for id := range dirty.Networks {
 		if v.Networks[id] == nil || v.NetworkReady(id) {
 			u.set(piece{kind: "network", id: id}, networkFlows(v, facts, id), nil)
@@ -236,7 +269,7 @@ func (u *update) planPort(k view.PortKey) {
 	if p, ok := devicePort(u.view, u.facts, k); ok {
 		ports = append(ports, p)
 	}
-	u.set(portPiece(k), portFlows(u.view, u.facts, k), ports)
+	u.set(portPiece(k), portFlows(u.view, u.facts, k, u.policyOf(k)), ports)
 }
 
 func (u *update) planServices(dirty *view.Dirty) {
@@ -275,17 +308,19 @@ func (u *update) set(p piece, flows Flows, ports []desired.Port) {
 	u.setPorts(p, ports)
 	old := u.pieces[p]
 	delete(u.conflicts, p)
-	held := Flows{}
+	held, places := Flows{}, map[string]map[flow.Key]bool{}
 	for bridge, fs := range flows {
+		places[bridge] = map[flow.Key]bool{}
 		for _, f := range fs {
 			if u.take(bridge, f, p) {
 				held[bridge] = append(held[bridge], f)
+				places[bridge][f.Key()] = true
 			}
 		}
 	}
 	for bridge, fs := range old {
 		for _, f := range fs {
-			if !slices.ContainsFunc(held[bridge], func(h flow.Flow) bool { return h.Key() == f.Key() }) {
+			if !places[bridge][f.Key()] {
 				u.drop(bridge, f)
 			}
 		}

@@ -46,10 +46,11 @@ func (t tunnel) port(facts *Facts, watched bool) desired.Port {
 }
 
 // columns is Interface.bfd (ovs-vswitchd.conf.db(5)): a packet every interval each way, and the far end is lost after as
-// many intervals without one as the multiplier says.
+// many intervals without one as the multiplier says. What carries a network's key is a tenant's frame, whatever is in it
+// (CVE-2024-2182).
 func (b BFD) columns() map[string]string {
 	ms := strconv.FormatInt(b.Interval.Milliseconds(), 10)
-	return map[string]string{"enable": "true", "min_tx": ms, "min_rx": ms, "mult": strconv.Itoa(b.Multiplier)}
+	return map[string]string{"enable": "true", "min_tx": ms, "min_rx": ms, "mult": strconv.Itoa(b.Multiplier), "check_tnl_key": "true"}
 }
 
 // SessionPort is the name of the port by which this node and a peer watch each other; "" when there is none.

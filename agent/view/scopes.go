@@ -16,11 +16,16 @@ const (
 	scopeRouter  = "router/"
 	scopeActive  = "active/"
 	scopeLive    = "live/"
+	// The security groups of the node's ports, the members of groups and the address groups that their rules refer to.
+	scopeGroup     = "securitygroup/"
+	scopeMembers   = "member/"
+	scopeAddresses = "addressgroup/"
 )
 
 // Scopes is everything that the node has to follow, as far as the view shows it: what is bound to it and all nodes; each
 // network with a port, a DHCP server or a router of this node; each router planned here; who is active for each router with
-// a port on one of these networks; and whether the agents of its peers are alive.
+// a port on one of these networks; whether the agents of its peers are alive; and the groups of the node's secure ports, with
+// the addresses that their rules speak of.
 func (v *View) Scopes() map[string][]mirror.Range {
 	out := map[string][]mirror.Range{
 		scopeHost:   {mirror.Under(keys.Host(v.Self))},
@@ -54,6 +59,7 @@ func (v *View) Scopes() map[string][]mirror.Range {
 		out[scopeLive+peer] = []mirror.Range{mirror.Exactly(keys.Live(peer)), mirror.Exactly(keys.Witness(peer))}
 	}
 	v.activeScopes(out)
+	v.filterScopes(out)
 	return out
 }
 
@@ -111,6 +117,12 @@ func (v *View) markListed(scope string, d *Dirty) {
 			d.Port(k)
 		}
 	}
+	for _, kind := range []string{scopeGroup, scopeMembers, scopeAddresses} {
+		if id, ok := strings.CutPrefix(scope, kind); ok {
+			d.Groups[id] = true
+			v.settleAll(d)
+		}
+	}
 }
 
 // Drop forgets a scope that is no longer followed, and marks what hung on it.
@@ -132,6 +144,15 @@ func (v *View) Drop(scope string, d *Dirty) {
 			v.locate(k, d)
 		}
 	}
+	if id, ok := strings.CutPrefix(scope, scopeGroup); ok {
+		v.dropGroup(id, d)
+	}
+	if id, ok := strings.CutPrefix(scope, scopeMembers); ok {
+		v.dropAddresses(id, keys.Members(id), d)
+	}
+	if id, ok := strings.CutPrefix(scope, scopeAddresses); ok {
+		v.dropAddresses(id, keys.AddressGroup(id), d)
+	}
 	if node, ok := strings.CutPrefix(scope, scopeLive); ok {
 		delete(v.Live, node)
 		delete(v.Witness, node)
@@ -141,10 +162,12 @@ func (v *View) Drop(scope string, d *Dirty) {
 
 func (v *View) dropNetwork(id string, d *Dirty) {
 	v.allOfNetwork(id, d)
-	for port, p := range v.Networks[id].Ports {
-		v.indexRouterPort(PortKey{id, port}, p.Object, model.Port{})
-	}
+	n := v.Networks[id]
 	delete(v.Networks, id)
+	for port, p := range n.Ports {
+		v.indexRouterPort(n, PortKey{id, port}, p.Object, model.Port{})
+		v.settle(PortKey{id, port}, d)
+	}
 	v.forgetInvalid(keys.Network(id), keys.Subnets(id), keys.Ports(id))
 }
 
@@ -207,6 +230,8 @@ func (v *View) holds(k keys.Key) bool {
 		_, held = v.Nodes[k.ID()]
 	case keys.FamilyLive, keys.FamilyWitness:
 		held = true // nothing on the host is planned from it
+	case keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember, keys.FamilyAddressGroup:
+		held = true // one that can't be read allows nothing, and that is the plan
 	case keys.FamilyHost:
 		held = v.bound(k)
 	}

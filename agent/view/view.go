@@ -139,8 +139,12 @@ type View struct {
 	Witness map[string]Witness
 	// Live are those of the node's peers whose agent is alive, as far as the store knows.
 	Live map[string]bool
+	// SecurityGroups are those of the node's ports.
+	SecurityGroups map[string]*SecurityGroup
 	// Invalid says, by key, which objects can't be used and why.
 	Invalid map[string]Invalid
+
+	filters filters
 
 	listed      map[string]bool
 	hushed      map[string]int64            // router -> the revision of active/<router> under which this node keeps silent for it
@@ -152,6 +156,7 @@ type View struct {
 func New(self string) *View {
 	return &View{
 		Self: self, Networks: map[string]*Network{}, Routers: map[string]*Router{}, Nodes: map[string]Node{},
+		SecurityGroups: map[string]*SecurityGroup{}, filters: newFilters(),
 		HostPorts: map[string]Binding{}, HostRouters: map[string]RouterBinding{}, HostDHCP: map[string]string{},
 		Active: map[string]Active{}, Live: map[string]bool{}, Witness: map[string]Witness{}, Invalid: map[string]Invalid{},
 		listed: map[string]bool{}, hushed: map[string]int64{}, written: map[string]int64{}, routerPorts: map[string]map[PortKey]bool{},
@@ -166,19 +171,27 @@ type Dirty struct {
 	DHCP     map[string]bool // by network
 	// Actives are routers that became active or silent: nothing of theirs but the flows of their ports is planned anew.
 	Actives map[string]bool
-	Tunnels bool
+	// Groups are security groups and address groups: their rules, or what is known of them. Addresses are what some of them
+	// hold, or held.
+	Groups    map[string]bool
+	Addresses map[netip.Prefix]bool
+	Tunnels   bool
 	// Peers: something is known anew of the node's peers.
 	Peers bool
 }
 
 // NewDirty is an empty set.
 func NewDirty() *Dirty {
-	return &Dirty{Networks: map[string]bool{}, Ports: map[PortKey]bool{}, Routers: map[string]bool{}, DHCP: map[string]bool{}, Actives: map[string]bool{}}
+	return &Dirty{
+		Networks: map[string]bool{}, Ports: map[PortKey]bool{}, Routers: map[string]bool{}, DHCP: map[string]bool{}, Actives: map[string]bool{},
+		Groups: map[string]bool{}, Addresses: map[netip.Prefix]bool{},
+	}
 }
 
 // Empty reports whether nothing is dirty.
 func (d *Dirty) Empty() bool {
-	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP)+len(d.Actives) == 0 && !d.Tunnels && !d.Peers
+	return len(d.Networks)+len(d.Ports)+len(d.Routers)+len(d.DHCP)+len(d.Actives)+len(d.Groups)+len(d.Addresses) == 0 &&
+		!d.Tunnels && !d.Peers
 }
 
 // Port marks a port, and its network's floods.
@@ -201,6 +214,12 @@ func (v *View) Everything(d *Dirty) {
 	}
 	for id := range v.HostDHCP {
 		d.DHCP[id] = true
+	}
+	for id := range v.SecurityGroups {
+		d.Groups[id] = true
+	}
+	for p := range v.filters.remotes {
+		d.Addresses[p] = true
 	}
 }
 
@@ -250,6 +269,14 @@ func (v *View) dispatch(k keys.Key, c mirror.Change, d *Dirty) error {
 		return nil
 	case keys.FamilyWitness:
 		return v.witness(k.ID(), c, d)
+	case keys.FamilySecurityGroup:
+		return v.securityGroup(k.ID(), c, d)
+	case keys.FamilyRule:
+		return v.rule(k.Scope(), k.ID(), c, d)
+	case keys.FamilyMember:
+		return v.member(k.Scope(), k.ID(), c, d)
+	case keys.FamilyAddressGroup:
+		return v.addressGroup(k.ID(), c, d)
 	default:
 		return nil
 	}
@@ -391,10 +418,11 @@ func (v *View) port(k PortKey, c mirror.Change, d *Dirty) error {
 	old := n.Ports[k.Port]
 	put(n.Ports, k.Port, obj)
 	n.readdress(old.Object, obj.Object)
-	if v.indexRouterPort(k, old.Object, obj.Object) {
+	if v.indexRouterPort(n, k, old.Object, obj.Object) {
 		d.Tunnels = true
 	}
 	v.locate(k, d)
+	v.settle(k, d)
 	if v.HostDHCP[k.Network] != "" {
 		d.DHCP[k.Network] = true
 	}
@@ -407,8 +435,7 @@ func (v *View) port(k PortKey, c mirror.Change, d *Dirty) error {
 }
 
 // indexRouterPort notes which router a port is of; true when the network's first router port came or its last one went.
-func (v *View) indexRouterPort(k PortKey, old, now model.Port) bool {
-	n := v.networkScope(k.Network)
+func (v *View) indexRouterPort(n *Network, k PortKey, old, now model.Port) bool {
 	before := n.Routed()
 	if old.OfRouter() {
 		n.routed--

@@ -20,7 +20,10 @@ type expected struct {
 	ports       map[string]wantPort
 	flows       map[string]map[string]rule // bridge -> place
 	namespaces  map[string]wantNamespace
-	dhcp        map[string]wantDHCP // by network
+	// policies are the groups of the guarded ports here, by name; conjunctions what their rules that refer to a group come to.
+	policies     map[string][]string
+	conjunctions conjunctions
+	dhcp         map[string]wantDHCP // by network
 }
 
 // wantPort is a port of Open vSwitch that weft makes.
@@ -44,10 +47,12 @@ func expect(s *store, h *host) *expected {
 	e := &expected{
 		store: s, node: h.name, host: h, here: map[string]bool{}, ready: map[string]bool{},
 		ports: map[string]wantPort{}, flows: map[string]map[string]rule{}, namespaces: map[string]wantNamespace{}, dhcp: map[string]wantDHCP{},
+		policies: map[string][]string{}, conjunctions: conjunctions{},
 	}
 	e.locate()
 	e.patches()
 	e.standing()
+	e.standingFilters()
 	for id, n := range s.networks {
 		if e.here[id] || e.ready[id] {
 			e.network(id, n.msg)
@@ -57,6 +62,7 @@ func expect(s *store, h *host) *expected {
 	for id, p := range s.ports {
 		e.port(id, p.msg)
 	}
+	e.policyRules()
 	for id, r := range s.routers {
 		if slices.Contains(s.planned(id), e.node) {
 			e.router(id, r.msg)
@@ -167,6 +173,13 @@ func (e *expected) network(id string, n *weftv1.Network) {
 	}
 	e.own(id, "br-int", at(60, "network="+id), rule{fixed: "output:" + uplink})
 	e.own(id, "br-int", at(60, "group", "network="+id), rule{fixed: "output:" + uplink + ",pop_vlan", must: e.localDevices(id)})
+	for mac, devices := range e.paired(id) {
+		var must []string
+		for _, device := range devices {
+			must = append(must, "guarded="+device)
+		}
+		e.rule("br-int", at(60, "dl_dst="+mac, "network="+id), rule{fixed: "output:" + uplink + ",pop_vlan", must: must})
+	}
 	if e.routedHere(id) {
 		e.own(id, "br-int", at(10, "arp", "group", "network="+id), rule{fixed: "output:" + uplink})
 	}
@@ -305,12 +318,16 @@ func (e *expected) providerNetwork(id string, n *weftv1.Network, uplink string) 
 	e.own(id, bridge, out, rule{fixed: fmt.Sprintf("segment=%d,NORMAL", n.GetSegmentationId())})
 }
 
-// localDevices are the devices of a network's ports on this node that pass frames.
+// localDevices are the devices of a network's ports on this node that pass frames, those that are guarded marked as such.
 func (e *expected) localDevices(network string) []string {
 	var out []string
 	for id, p := range e.store.ports {
 		if p.msg.GetNetworkId() == network && e.location(p.msg) == e.node && up(p.msg.AdminStateUp) { //nolint:protogetter // presence
-			if device := e.device(id, p.msg); device != "" {
+			switch device := e.device(id, p.msg); {
+			case device == "" || p.msg.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID:
+			case guarded(p.msg):
+				out = append(out, "guarded="+device)
+			default:
 				out = append(out, device)
 			}
 		}
@@ -357,9 +374,16 @@ func (e *expected) port(id string, p *weftv1.Port) {
 	if !up(p.AdminStateUp) || !up(network.msg.AdminStateUp) { //nolint:protogetter // presence
 		return
 	}
+	if p.GetDeviceOwner() == ownerDHCP && location != "" {
+		e.own(p.GetNetworkId(), "br-int", at(71, "udp", "tp_src=67", "tp_dst=68", "dl_src="+p.GetMacAddress(), "zone="+p.GetNetworkId()), rule{fixed: "output:to"})
+	}
 	switch {
 	case local:
-		if device := e.device(id, p); device != "" {
+		switch device := e.device(id, p); {
+		case device == "" || p.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID:
+		case guarded(p):
+			e.guardedPort(p, device)
+		default:
 			e.local(p, device)
 		}
 	case location != "" && tunnelled(network.msg):

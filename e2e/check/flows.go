@@ -111,6 +111,7 @@ func (f flow) inPort() int {
 type words struct {
 	names    map[int]string // ports
 	networks map[int]string // local VLANs
+	policies map[int]string // numbers of policies
 }
 
 func (w words) port(text string) string {
@@ -138,6 +139,14 @@ func (w words) place(f flow, segments bool) string {
 			value = w.port(value)
 		case name == "dl_vlan" && !segments:
 			name, value = "network", w.vlan(number(value))
+		case name == "reg5":
+			name, value = "zone", w.vlan(number(value))
+		case name == "reg6":
+			name, value = w.policy(number(value)), ""
+		case name == "reg7":
+			name, value = "to", w.port(strconv.Itoa(number(value)))
+		case name == "dl_dst" && value == "00:00:00:00:00:00/01:00:00:00:00:00":
+			name, value = "unicast", ""
 		case name == "vlan_tci" && value == "0x0000/0x1fff":
 			name, value = "untagged", ""
 		case name == "dl_dst" && value == "01:00:00:00:00:00/01:00:00:00:00:00":
@@ -151,11 +160,41 @@ func (w words) place(f flow, segments bool) string {
 	return strings.Join(terms, ",")
 }
 
+// policy is the name of a policy's number.
+func (w words) policy(n int) string {
+	if name := w.policies[n]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("policy%#x", n)
+}
+
+// register is what a register of filters is set to.
+func (w words) register(value string) string {
+	value, register, _ := strings.Cut(value, "->")
+	switch n := number(value); register {
+	case "reg4":
+		return fmt.Sprintf("place=%d", n)
+	case "reg5":
+		return "zone=" + w.vlan(n)
+	case "reg6":
+		return w.policy(n)
+	default:
+		return "to=" + w.port(strconv.Itoa(n))
+	}
+}
+
 // does is what the flow does, in order; the ports of outputs follow each other in order of their names.
 func (w words) does(f flow, segments bool) string {
 	var out []string
 	for _, a := range f.actions {
+		a = strings.ReplaceAll(a, "zone=NXM_NX_REG5[0..15]", "in zone")
 		switch name, value, _ := strings.Cut(a, ":"); {
+		case a == "output:NXM_NX_REG7[]":
+			out = append(out, "output:to")
+		case a == "resubmit(,70)" && len(out) > 0 && strings.HasPrefix(out[len(out)-1], "to="):
+			out[len(out)-1] = "output:guarded=" + strings.TrimPrefix(out[len(out)-1], "to=")
+		case name == "set_field" && strings.Contains(value, "->reg"):
+			out = append(out, w.register(value))
 		case name == "output":
 			out = append(out, "output:"+w.port(value))
 		case name == "set_field" && strings.HasSuffix(value, "->vlan_vid"):

@@ -8,7 +8,7 @@ import (
 )
 
 func TestFlowsAreReadAsOvsOfctlPrintsThem(t *testing.T) {
-	w := words{map[int]string{3: "patch-tun", 4: "tapb", 5: "tapa", 1: "int-br-x"}, map[int]string{1: "blue"}}
+	w := words{map[int]string{3: "patch-tun", 4: "tapb", 5: "tapa", 1: "int-br-x"}, map[int]string{1: "blue"}, map[int]string{7: "policy=web"}}
 	for _, c := range []struct {
 		line               string
 		fromWire, toWire   bool
@@ -86,7 +86,7 @@ func FuzzParseFlow(f *testing.F) {
 		if err == nil && len(flow.actions) == 0 {
 			t.Errorf("%q has no actions", line)
 		}
-		w := words{map[int]string{}, map[int]string{}}
+		w := words{map[int]string{}, map[int]string{}, map[int]string{}}
 		_, _ = w.place(flow, false), w.does(flow, true)
 	})
 }

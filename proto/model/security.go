@@ -294,6 +294,19 @@ func AddressGroupFrom(g *weftv1.AddressGroup) (AddressGroup, error) {
 	return out, c.err()
 }
 
+// Addresses checks and converts addresses and prefixes, as a member of a security group has them.
+func Addresses(in []string) ([]netip.Prefix, error) {
+	var c checker
+	var out []netip.Prefix
+	for i, s := range in {
+		out = append(out, c.anyPrefix(fmt.Sprintf("addresses[%d]", i), s))
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ComparePrefixes orders prefixes by address, then by length.
 func ComparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
