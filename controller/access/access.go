@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -91,9 +93,15 @@ func Users(ctx context.Context, client *clientv3.Client) ([]identity.Identity, e
 	return out, nil
 }
 
+// ErrSilent tells that this etcd does not say: 3.4 doesn't.
+var ErrSilent = errors.New("this etcd does not say whether it is enabled")
+
 // Enabled reports whether etcd enforces it.
 func Enabled(ctx context.Context, client *clientv3.Client) (bool, error) {
 	got, err := client.AuthStatus(ctx)
+	if status.Code(err) == codes.Unimplemented {
+		return false, ErrSilent
+	}
 	if err != nil {
 		return false, fmt.Errorf("etcd's access control: %w", err)
 	}

@@ -5,8 +5,8 @@
 // What a node may do beyond its own keys follows from where routers are planned, so the leader keeps it up to date: Run.
 // Who is a user at all is the operator's to say: Grant and Revoke.
 //
-// It protects keys from nodes. It does not stop a node from reading what other nodes' networks are, from asking etcd for
-// compaction, or from keeping another's lease alive: etcd has no permission for these.
+// It protects keys from nodes. It does not stop a node from reading what other nodes' networks are, nor, with etcd 3.4, from
+// asking for compaction or keeping another's lease alive.
 package access
 
 import (

@@ -18,10 +18,13 @@ type Lifetime struct {
 // Soon reports whether less than a fifth of its life is left.
 func (l Lifetime) Soon(now time.Time) bool { return l.Until.Sub(now) < l.Until.Sub(l.NotBefore)/5 }
 
-// Lifetimes are those of the own certificate and of the authorities that are trusted.
+// Lifetimes are those of the own certificate, if there is one, and of the authorities that are trusted.
 func (c *Credential) Lifetimes() []Lifetime {
 	now := c.now.Load()
-	out := []Lifetime{LifetimeOf(now.certificate.Leaf)}
+	var out []Lifetime
+	if leaf := now.certificate.Leaf; leaf != nil {
+		out = append(out, LifetimeOf(leaf))
+	}
 	for _, ca := range now.authorities {
 		out = append(out, LifetimeOf(ca))
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,9 +75,10 @@ func (a *app) accessListCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return at.with(cmd.Context(), a, func(ctx context.Context, s *store.Store) error {
 				enabled, err := access.Enabled(ctx, s.Client())
-				if err != nil {
+				if err != nil && !errors.Is(err, access.ErrSilent) {
 					return err
 				}
+				silent := err
 				users, err := access.Users(ctx, s.Client())
 				if err != nil {
 					return err
@@ -85,7 +87,10 @@ func (a *app) accessListCmd() *cobra.Command {
 				for _, id := range users {
 					fmt.Fprintln(a.env.Stdout, id)
 				}
-				if !enabled {
+				switch {
+				case silent != nil:
+					fmt.Fprintln(a.env.Stderr, silent)
+				case !enabled:
 					fmt.Fprintln(a.env.Stderr, "it is not enabled: whoever has a certificate of the fleet may do everything")
 				}
 				return nil

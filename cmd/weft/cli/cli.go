@@ -165,14 +165,19 @@ func (a *app) settle(cmd *cobra.Command) error {
 	if a.timeout <= 0 {
 		return usagef("--timeout %s must be more than nothing", a.timeout)
 	}
-	options := client.Options{Servers: a.servers, Credential: a.credential, Timeout: a.timeout}
-	if a.tokenFile != "" {
-		options.Token = a.token
-	}
-	if a.conn, err = client.New(options); err != nil {
+	if a.conn, err = client.New(a.options()); err != nil {
 		return usageError{err}
 	}
 	return nil
+}
+
+// options are those of a client that speaks for the user to all controllers.
+func (a *app) options() client.Options {
+	out := client.Options{Servers: a.servers, Credential: a.credential, Timeout: a.timeout}
+	if a.tokenFile != "" {
+		out.Token = a.token
+	}
+	return out
 }
 
 // credential is whom the command line speaks for; nil where TLS is off.

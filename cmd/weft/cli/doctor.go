@@ -89,10 +89,10 @@ func (d *doctor) lasts(what string, l identity.Lifetime) {
 
 // controller asks one controller for the nodes; not ok when it does not answer.
 func (d *doctor) controller(ctx context.Context, server string) (nodes []proto.Message, ok bool) {
-	c, err := client.New(client.Options{
-		Servers: []string{server}, Timeout: min(d.timeout, doctorTime),
-		Credential: func() (*identity.Credential, error) { return d.own, d.err },
-	})
+	o := d.options()
+	o.Servers, o.Timeout = []string{server}, min(d.timeout, doctorTime)
+	o.Credential = func() (*identity.Credential, error) { return d.own, d.err }
+	c, err := client.New(o)
 	if err == nil {
 		defer c.Close() //nolint:errcheck // nothing is pending
 		if nodes, err = c.List(ctx, client.Node, client.Query{}); err == nil {
