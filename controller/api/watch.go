@@ -105,7 +105,7 @@ func backlog(ctx context.Context, cancel context.CancelCauseFunc, from clientv3.
 			case to <- next:
 				waiting, bytes = waiting[1:], bytes-weight(next)
 			}
-			if bytes > maxBacklog && len(waiting) > 1 {
+			if len(waiting) > 1 && bytes-weight(waiting[0]) > maxBacklog { // the first may be a long past all at once
 				cancel(fault.Unavailable("the watch's caller reads too slowly: %d bytes wait for it; watch again from the last bookmark", bytes))
 				return
 			}
