@@ -40,6 +40,8 @@ type VMSpec struct {
 	Port       Port
 	Addressing Addressing
 	Lease      lease.Lease // for Static
+	// Hybrid: between the VM and br-int there is a Linux bridge of its own (REFERENCE R12), made as hypervisors make it.
+	Hybrid bool
 }
 
 // VM is a network namespace that behaves as a guest: one device eth0 with the port's MAC, the other end of which is on
@@ -47,7 +49,7 @@ type VMSpec struct {
 type VM struct {
 	Space
 	Spec   VMSpec
-	Device string // on br-int: "tap" and the first 11 characters of the port's id
+	Device string // on br-int: "tap", or "qvo" of a hybrid one, and the first 11 characters of the port's id
 }
 
 // VMDevice is the guest's only device.
@@ -72,8 +74,24 @@ func (s VMSpec) check() error {
 }
 
 func (l *Lab) vm(spec VMSpec) *VM {
-	return &VM{Space: l.space(spec.Host, vmNamespace(spec.Name)), Spec: spec, Device: "tap" + spec.Port.ID[:11]}
+	vm := &VM{Space: l.space(spec.Host, vmNamespace(spec.Name)), Spec: spec}
+	vm.Device = vm.device(onSwitch)
+	if !spec.Hybrid {
+		vm.Device = vm.device(atGuest)
+	}
+	return vm
 }
+
+// What the devices of a VM on its host begin with (REFERENCE R9, R12): the other end of the guest's own and, of a hybrid one,
+// its bridge and the pair between that and br-int.
+const (
+	atGuest  = "tap"
+	bridge   = "qbr"
+	onBridge = "qvb"
+	onSwitch = "qvo"
+)
+
+func (vm *VM) device(prefix string) string { return prefix + vm.Spec.Port.ID[:11] }
 
 // AddVM makes a VM, plugs it and gives it its address; it returns when the VM has that. On failure nothing of it is left.
 func (l *Lab) AddVM(ctx context.Context, spec VMSpec) (*VM, error) {
@@ -209,19 +227,49 @@ func (vm *VM) wire(host netspace.Target, outside *netlink.Handle) error {
 		return err
 	}
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: vm.Device},
+		LinkAttrs: netlink.LinkAttrs{Name: vm.device(atGuest)},
 		PeerName:  VMDevice, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(ns.Fd()),
 	}
+	devices := []string{veth.Name}
 	if err := outside.LinkAdd(veth); err != nil {
-		return fmt.Errorf("make its device %s: %w", vm.Device, err)
+		return fmt.Errorf("make its device %s: %w", veth.Name, err)
 	}
-	if err := outside.LinkSetUp(veth); err != nil {
-		return fmt.Errorf("start its device %s: %w", vm.Device, err)
+	if vm.Spec.Hybrid {
+		if err := vm.bridge(outside); err != nil {
+			return err
+		}
+		devices = append(devices, vm.device(onBridge), vm.device(onSwitch))
 	}
-	if err := host.DisableTxChecksum(vm.Device); err != nil {
-		return err
+	for _, device := range devices {
+		if err := setUp(outside, device); err != nil {
+			return err
+		}
+		if err := host.DisableTxChecksum(device); err != nil {
+			return err
+		}
 	}
 	return vm.wireGuest(guest)
+}
+
+// bridge makes a hybrid VM's bridge with its two ports, one of which is there.
+func (vm *VM) bridge(outside *netlink.Handle) error {
+	qbr := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: vm.device(bridge)}}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: vm.device(onBridge)}, PeerName: vm.device(onSwitch)}
+	for _, link := range []netlink.Link{qbr, pair} {
+		if err := outside.LinkAdd(link); err != nil {
+			return fmt.Errorf("make its device %s: %w", link.Attrs().Name, err)
+		}
+	}
+	for _, prefix := range []string{atGuest, onBridge} {
+		port, err := outside.LinkByName(vm.device(prefix))
+		if err != nil {
+			return fmt.Errorf("find its device %s: %w", vm.device(prefix), err)
+		}
+		if err := outside.LinkSetMaster(port, qbr); err != nil {
+			return fmt.Errorf("put its device %s into bridge %s: %w", port.Attrs().Name, qbr.Name, err)
+		}
+	}
+	return setUp(outside, qbr.Name)
 }
 
 func (vm *VM) wireGuest(guest netspace.Target) error {
@@ -337,7 +385,7 @@ func (l *Lab) VM(name string) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.vm(VMSpec{Name: info.Name, Host: info.Host, Port: info.Port, Lease: info.Lease}), nil
+	return l.vm(VMSpec{Name: info.Name, Host: info.Host, Port: info.Port, Lease: info.Lease, Hybrid: strings.HasPrefix(info.Device, onSwitch)}), nil
 }
 
 // VMs lists what the lab knows of its VMs.
@@ -367,7 +415,7 @@ func (vm *VM) dismantle(ctx context.Context, host netspace.Target) error {
 	if err := vm.lab.Unplug(ctx, vm); err != nil {
 		return err
 	}
-	if err := vm.removeDevice(host); err != nil {
+	if err := vm.removeDevices(host); err != nil {
 		return err
 	}
 	ns, err := procfs.HoldPath("net", netspace.Target{PID: host.PID, Netns: vm.netns}.Path())
@@ -415,21 +463,24 @@ func (vm *VM) endProcesses(ctx context.Context, network *procfs.Namespace) error
 	return end(ctx, slices.DeleteFunc(members, func(p procfs.Process) bool { return !inside(p) }))
 }
 
-func (vm *VM) removeDevice(host netspace.Target) error {
+func (vm *VM) removeDevices(host netspace.Target) error {
 	handle, err := host.Netlink()
 	if err != nil {
 		return err
 	}
 	defer handle.Close()
-	link, err := handle.LinkByName(vm.Device)
-	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("find its device %s: %w", vm.Device, err)
-	}
-	if err := handle.LinkDel(link); err != nil {
-		return fmt.Errorf("remove its device %s: %w", vm.Device, err)
+	for _, prefix := range []string{atGuest, onSwitch, bridge} {
+		device := vm.device(prefix)
+		link, err := handle.LinkByName(device)
+		if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("find its device %s: %w", device, err)
+		}
+		if err := handle.LinkDel(link); err != nil {
+			return fmt.Errorf("remove its device %s: %w", device, err)
+		}
 	}
 	return nil
 }
