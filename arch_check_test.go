@@ -708,7 +708,7 @@ func f(r *rand.Rand) {
 			"agent/nat/n.go":     "package nat\nimport _ \"github.com/ovn-org/libovsdb/client\"",
 		},
 		[]string{
-			"agent/loop.go:2: agent imports os/exec: only drivers start processes; it belongs in agent/conntrack, agent/dhcp, agent/garp, agent/ipset, " +
+			"agent/loop.go:2: agent imports os/exec: only drivers start processes; it belongs in agent/conntrack, agent/dhcp, agent/garp, agent/hybrid/host, agent/ipset, " +
 				"agent/metadata, agent/metadata/proxy, agent/metadata/wire, agent/nat, agent/netns, agent/openflow, agent/ovs, agent/ovs/ovstest, cmd/weft-lab/..., e2e/..., proto/store/storetest",
 			"agent/nat/n.go:2: agent/nat imports github.com/ovn-org/libovsdb/client: one package hides the OVSDB library; it belongs in agent/ovs/..., e2e/...",
 		},

@@ -19,6 +19,7 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcp"
 	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/hybrid/host"
 	"github.com/weft-sdn/weft/agent/ovs"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
@@ -124,6 +125,8 @@ type Agent struct {
 
 	changed time.Time          // when the oldest change of what is desired came that is not on the bridges; zero for none
 	served  map[unit]time.Time // units that are to become different -> since when
+
+	bridged bridgedFilters
 }
 
 // Run runs an agent until the context ends. It leaves everything on the host as it is then: traffic goes on, and the next
@@ -191,6 +194,7 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
+	a.facts.ProtocolNames = host.ProtocolNames()
 	a.takeover = takeover{kept: make(chan kept), epochs: map[string]int64{}}
 	if o.Config.keepsRouters() {
 		a.takeover.keeper = newKeeper(ctx, o.Config, s, a.publisher.set, a.takeover.kept, o.Log)
@@ -471,6 +475,9 @@ func (a *Agent) built(o outcome) {
 		a.metrics.convergence.WithLabelValues(o.unit.kind).Observe(time.Since(since).Seconds())
 		delete(a.served, o.unit)
 	}
+	if o.unit.kind == kindFilters {
+		a.bridgesFiltered(o)
+	}
 	if o.unit.kind == keys.KindRouter {
 		a.takeover.stale = true
 		if a.peering != nil {
@@ -504,9 +511,13 @@ func (a *Agent) step(ctx context.Context) {
 		a.writeOVS(ctx, delta)
 		a.writeFlows(delta, len(dirty.Actives) > 0)
 		a.afterFlows(dirty)
+		if delta.Bridged != nil {
+			a.bridged.due = delta.Bridged
+		}
 		a.markReports(dirty)
 		a.markReports(delta.Retried)
 	}
+	a.filterBridges()
 	if a.switchDown != nil {
 		a.reportPorts()
 	}
@@ -535,6 +546,11 @@ func (a *Agent) start() bool {
 		a.retry = time.After(time.Second)
 		return false
 	}
+	filtered, err := a.services.filters.Filtered(a.bridges.ctx)
+	if err != nil {
+		a.log.Error("can't read the filters of VMs with bridges of their own, making them anew", "error", err)
+	}
+	a.adoptFilters(filtered)
 	a.found, a.started, a.fullOVS, a.startedAt = units, true, true, time.Now()
 	a.careful = a.view.Unread()
 	a.bridges.careful = a.careful

@@ -102,6 +102,9 @@ func (a *Agent) comparison() comparison {
 	for _, id := range slices.Sorted(maps.Keys(a.planner.DHCP())) {
 		c.units = append(c.units, a.planner.DHCP()[id])
 	}
+	if filters := a.planner.Bridged(); filters != nil {
+		c.units = append(c.units, filters)
+	}
 	return c
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/plan"
 )
@@ -119,7 +120,7 @@ func flowDifferences(bridge string, d openflow.Difference) []desired.Difference 
 	return out
 }
 
-// audit compares a router or DHCP server with its plan, and builds it anew where it differs.
+// audit compares a unit with its plan, and builds it anew where it differs.
 func (s *services) audit(ctx context.Context, u unit, want any) error {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
@@ -138,10 +139,13 @@ func (s *services) audit(ctx context.Context, u unit, want any) error {
 			return err
 		}
 	}
+	if f, ok := want.(*hybrid.Filters); ok {
+		return s.filters.Resync(ctx, f)
+	}
 	return s.build(ctx, u, want)
 }
 
-// diff compares a router or DHCP server with its plan and writes nothing.
+// diff compares a unit with its plan and writes nothing.
 func (s *services) diff(ctx context.Context, want any) ([]desired.Difference, error) {
 	switch want := want.(type) {
 	case *plan.Router:
@@ -163,6 +167,8 @@ func (s *services) diff(ctx context.Context, want any) ([]desired.Difference, er
 		server, err2 := s.dhcp.Diff(ctx, want.Server)
 		served, err3 := s.unserved(want.Metadata)
 		return slices.Concat(d, server, served), errors.Join(err, err2, err3)
+	case *hybrid.Filters:
+		return s.filters.Diff(ctx, want)
 	default:
 		return nil, fmt.Errorf("can't compare a %T", want)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/metadata"
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/ovs"
@@ -33,7 +34,7 @@ func Cleanup(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return fmt.Errorf("read OVSDB at %s: %w", cfg.OVSDB, err)
 	}
 	errs := []error{removeFlows(ctx, cfg, snap, log), metadata.Stop(cfg.StateDir, log), services.stopDHCP(ctx), removePorts(ctx, client, snap)}
-	return errors.Join(append(errs, services.removeAll(ctx))...)
+	return errors.Join(append(errs, services.removeAll(ctx), services.filters.Apply(ctx, &hybrid.Filters{}))...)
 }
 
 // removeFlows takes weft's flows off the operator's bridges.

@@ -22,7 +22,7 @@ func (a *Agent) readFacts(s *ovs.Snapshot, vlans map[string]uint16) plan.Facts {
 		Bridges: map[string]string{}, OFPorts: map[string]uint32{}, Plugged: map[string]plan.Plugged{},
 		VLANs: vlans, DatapathType: a.cfg.DatapathType, BFD: a.cfg.bfd(),
 		Metadata: !a.cfg.Metadata.Disabled,
-		Silent:   a.takeover.silent(),
+		Silent:   a.takeover.silent(), Filtered: a.facts.Filtered, ProtocolNames: a.facts.ProtocolNames,
 	}
 	f.TunnelIP, _ = netip.ParseAddr(a.cfg.TunnelIP) // checked by Config.Validate; invalid when there is none
 	for physnet, bridge := range a.cfg.BridgeMappings {

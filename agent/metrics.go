@@ -140,7 +140,7 @@ func (m *metrics) count(units map[unit]error) {
 		}
 		n[label{u.kind, state}]++
 	}
-	for _, kind := range []string{keys.KindRouter, keys.KindDHCP} {
+	for _, kind := range []string{keys.KindRouter, keys.KindDHCP, kindFilters} {
 		for _, state := range []string{"built", "waiting", "error"} {
 			m.units.WithLabelValues(kind, state).Set(float64(n[label{kind, state}]))
 		}

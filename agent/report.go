@@ -108,7 +108,7 @@ func (a *Agent) portReport(k view.PortKey) *storev1.Report {
 	if !p.Object.Up {
 		return report(p.Revision, weftv1.State_STATE_DOWN, "admin_state_up is false")
 	}
-	if !a.view.Settled(k) {
+	if !a.view.Settled(k) || a.awaitsFilters(k, p.Object) {
 		return nil // its filters follow within moments
 	}
 	return reportOf(p.Revision, errors.Join(a.portProblem(k, n), a.filterProblem(k, p.Object)))
@@ -116,19 +116,16 @@ func (a *Agent) portReport(k view.PortKey) *storev1.Report {
 
 // filterProblem is why a port's filters are not what its groups say: what can't be read or enforced allows nothing.
 func (a *Agent) filterProblem(k view.PortKey, p model.Port) error {
-	if p.Hybrid {
-		return errors.New("this node's agent does not support vif_type hybrid yet: the port passes nothing")
-	}
 	groups, _ := a.view.Groups(k)
-	var errs []error
+	errs := []error{a.bridgeProblem(k, p)}
 	for _, id := range groups {
-		errs = append(errs, a.groupProblem(id))
+		errs = append(errs, a.groupProblem(id, p.Hybrid))
 	}
 	return errors.Join(append(errs, a.planner.FilterConflict(k))...)
 }
 
-// groupProblem is what of a security group allows nothing, and why; nil when all of it holds.
-func (a *Agent) groupProblem(id string) error {
+// groupProblem is what of a security group allows nothing, and why; nil when all of it holds. bridged: iptables judges by it.
+func (a *Agent) groupProblem(id string, bridged bool) error {
 	var errs []error
 	g := a.view.SecurityGroups[id]
 	if _, bad := a.invalid(keys.SecurityGroup(id)); bad != nil {
@@ -143,7 +140,7 @@ func (a *Agent) groupProblem(id string) error {
 		errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: quarantined: %w", rule, id, bad.Err))
 	}
 	for rule, r := range g.Rules {
-		if !plan.Enforceable(r.Object) {
+		if !bridged && !plan.Enforceable(r.Object) {
 			errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: Open vSwitch does not read ports of protocol %s", rule, id, r.Object.Protocol))
 		}
 		if remote := r.Object.RemoteAddressGroup; remote != "" {

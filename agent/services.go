@@ -17,6 +17,8 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcp"
 	"github.com/weft-sdn/weft/agent/garp"
+	"github.com/weft-sdn/weft/agent/hybrid"
+	"github.com/weft-sdn/weft/agent/hybrid/host"
 	"github.com/weft-sdn/weft/agent/metadata"
 	"github.com/weft-sdn/weft/agent/metadata/wire"
 	"github.com/weft-sdn/weft/agent/nat"
@@ -34,6 +36,7 @@ type services struct {
 	ns       *netns.Manager
 	nat      *nat.Driver
 	dhcp     *dhcp.Manager
+	filters  *host.Driver
 	announce *garp.Announcer
 	metadata *metadata.Manager // nil on a node that serves none
 	forget   conntrack.Forgetter
@@ -64,6 +67,10 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
+	filters, err := host.New(ctx, host.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
 	dhcpManager, err := dhcp.New(dhcp.Options{StateDir: cfg.StateDir, Enter: ns.Run, Log: log})
 	if err != nil {
 		return nil, err
@@ -75,7 +82,7 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 		return nil, err
 	}
 	return &services{
-		ns: ns, nat: natDriver, dhcp: dhcpManager, announce: announcer, ovs: ovs, log: log,
+		ns: ns, nat: natDriver, dhcp: dhcpManager, filters: filters, announce: announcer, ovs: ovs, log: log,
 		forget: conntrack.Forgetter{Enter: ns.Run}, notes: notes, waiting: map[unit]waiting{}, floating: map[string]map[netip.Addr]netip.Addr{},
 	}, nil
 }
@@ -137,6 +144,8 @@ func (s *services) build(ctx context.Context, u unit, want any) error {
 		err = s.router(ctx, u.id, want, &w)
 	case *plan.DHCP:
 		err = s.dhcpServer(ctx, want, &w)
+	case *hybrid.Filters:
+		return s.filters.Apply(ctx, want)
 	case nil:
 		return s.remove(ctx, u)
 	default:

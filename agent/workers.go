@@ -8,8 +8,8 @@ import (
 
 // unit names something that a worker builds by itself.
 type unit struct {
-	kind string // keys.KindRouter or keys.KindDHCP
-	id   string // of the router, or of the DHCP server's network
+	kind string // keys.KindRouter, keys.KindDHCP or kindFilters
+	id   string // of the router, or of the DHCP server's network; "" of the filters
 }
 
 // outcome is what a worker has to say after an attempt.

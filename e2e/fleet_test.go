@@ -299,7 +299,9 @@ func (f *fleet) guestOf(name, host string, p *weftv1.Port) *guest {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
-	vm, err := f.AddVM(ctx, lab.VMSpec{Name: name, Host: host, Port: portOf(p)})
+	vm, err := f.AddVM(ctx, lab.VMSpec{
+		Name: name, Host: host, Port: portOf(p), Hybrid: p.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID,
+	})
 	f.must(err)
 	g := &guest{VM: vm, port: p, ip: netip.MustParseAddr(p.GetFixedIps()[0].GetIpAddress())}
 	if got := vm.Spec.Lease.Address.Addr(); got != g.ip {

@@ -54,9 +54,10 @@ type Plan struct {
 
 // The chains of each family. A port's chains, and a group's, have the begin of its id in their names.
 const (
-	chainForward = "weft-sg-FORWARD"
-	chainInput   = "weft-sg-INPUT"
-	chainZones   = "weft-sg-zones"
+	ChainForward = "weft-sg-FORWARD" // which device's frames pass which port's chains
+
+	chainInput = "weft-sg-INPUT"
+	chainZones = "weft-sg-zones"
 
 	toPort    = "weft-sg-i" // what is delivered to a port
 	fromPort  = "weft-sg-o" // what it sends
@@ -101,6 +102,18 @@ func New(f Filters) Plan {
 	return out
 }
 
+// Taps are the VMs' devices of a chain of ChainForward's rules.
+func Taps(rules []string) map[string]bool {
+	out := map[string]bool{}
+	for _, rule := range rules {
+		if _, after, ok := strings.Cut(rule, "--physdev-out "); ok {
+			device, _, _ := strings.Cut(after, " ")
+			out[device] = true
+		}
+	}
+	return out
+}
+
 // ofFamily are the prefixes of one family, sorted, each once. The whole of a family, which a set can't hold (ipset(8),
 // hash:net), is its two halves.
 func ofFamily(in []netip.Prefix, ipv6 bool) []netip.Prefix {
@@ -135,7 +148,7 @@ type family struct {
 func (f family) tables() desired.IPTables {
 	var forward, input, zones []string
 	out := desired.IPTables{Jumps: []desired.Jump{
-		{Table: "filter", Builtin: "FORWARD", Target: chainForward, First: true},
+		{Table: "filter", Builtin: "FORWARD", Target: ChainForward, First: true},
 		{Table: "filter", Builtin: "INPUT", Target: chainInput, First: true},
 		{Table: "raw", Builtin: "PREROUTING", Target: chainZones, First: true},
 	}}
@@ -163,7 +176,7 @@ func (f family) tables() desired.IPTables {
 		add("filter", groupChain(toGroup, g), f.groupRules(g, true))
 		add("filter", groupChain(fromGroup, g), f.groupRules(g, false))
 	}
-	add("filter", chainForward, forward)
+	add("filter", ChainForward, forward)
 	add("filter", chainInput, input)
 	add("raw", chainZones, zones)
 	return out

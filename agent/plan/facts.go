@@ -9,6 +9,8 @@ package plan
 import (
 	"net/netip"
 	"time"
+
+	"github.com/weft-sdn/weft/proto/model"
 )
 
 // The bridges that weft owns (REFERENCE R9, R11).
@@ -39,6 +41,10 @@ type Facts struct {
 	OFPorts map[string]uint32
 	// Plugged are the VM interfaces found on br-int, by port id.
 	Plugged map[string]Plugged
+	// Filtered are the ports, by id, whose own bridges are filtered as Planner.Bridged wants: of those plugged the hybrid way.
+	Filtered map[string]bool
+	// ProtocolNames are as in hybrid.Filters.
+	ProtocolNames map[model.Protocol]string
 	// VLANs are the local VLANs, by network.
 	VLANs map[string]uint16
 	// DatapathType is that of the bridges that weft creates: "system" or "netdev".

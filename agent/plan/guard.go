@@ -45,6 +45,7 @@ const (
 const (
 	atReceiver   = 1 // the packet has come to the port in regPort, else it is still at its sender
 	withoutState = 2 // the port's groups are stateless
+	judgedBefore = 4 // the rules have been applied on the port's own bridge
 	receiver     = 1 // the mask of atReceiver
 )
 
@@ -107,6 +108,7 @@ func (f Flows) admission() {
 // holds no verdicts that a change of the rules would have to find.
 func (f Flows) judgement() {
 	f.add(BrInt, intTrack, prioStateless, flow.NewMatch(flow.RegMasked(regPlace, withoutState, withoutState)), flow.GotoTable(intJudge))
+	f.add(BrInt, intTrack, prioNever, flow.NewMatch(flow.RegMasked(regPlace, judgedBefore, judgedBefore)), flow.Resubmit(intForward))
 	f.add(BrInt, intTrack, prioDefault, flow.NewMatch(), flow.GotoTable(intJudge))
 	for place, rules := range map[uint32][2]uint8{0: {intEgress, intIngress}, atReceiver: {intIngress, intEgress}} {
 		own, opposite := rules[0], rules[1]

@@ -242,7 +242,7 @@ func localOFPorts(v *view.View, facts *Facts, n *view.Network) (plain, guarded [
 		p := n.Ports[id].Object
 		if port, ok := filteredPort(v, facts, p); ok {
 			guarded = append(guarded, port)
-		} else if port, ok := OFPort(facts, p); ok && p.Up && !p.Secure && !p.Hybrid {
+		} else if port, ok := OFPort(facts, p); ok && p.Up && (!p.Secure || p.Hybrid && bridgeFiltered(facts, p)) {
 			plain = append(plain, port)
 		}
 	}
@@ -303,7 +303,7 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey, filter *policy) Flows
 	switch {
 	case location == v.Self:
 		if port, ok := OFPort(facts, p.Object); ok {
-			out.wired(vlan, mac, port, filter, p.Object)
+			out.wired(vlan, mac, port, filter, bridgeFiltered(facts, p.Object), p.Object)
 		}
 	case location != "" && n.Object.Tunnelled():
 		out.behindTunnel(v, facts, n, location, vlan, mac, p.Object.FixedIPs)
@@ -317,10 +317,12 @@ func Silence() flow.Flow {
 	return flow.Flow{Table: intRouters, Priority: prioPort, Match: flow.NewMatch()}.WithCookie(Generation)
 }
 
-// wired are the flows of a local port: none while it is secure and has no filters, or wants others than flows.
-func (f Flows) wired(vlan uint16, mac flow.MAC, port uint32, filter *policy, p model.Port) {
+// wired are the flows of a local port: none while it is secure and has no filters. filtered: its own bridge has.
+func (f Flows) wired(vlan uint16, mac flow.MAC, port uint32, filter *policy, filtered bool, p model.Port) {
 	switch {
-	case p.Hybrid:
+	case p.Hybrid && p.Secure && filtered:
+		f.behindBridge(vlan, mac, port, p)
+	case p.Hybrid && p.Secure:
 	case p.Secure && filter != nil:
 		f.guarded(vlan, mac, port, filter, p)
 	case p.Secure:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/flow"
+	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/view"
 )
 
@@ -39,6 +40,8 @@ type Delta struct {
 	// Routers and DHCP hold the new plan, nil for one to be taken down, by router and by network.
 	Routers map[string]*Router
 	DHCP    map[string]*DHCP
+	// Bridged are all filters of ports with bridges of their own; nil when none of them has changed.
+	Bridged *hybrid.Filters
 	// Retried are the networks and ports that were planned anew because a place that they had found taken became free.
 	Retried *view.Dirty
 }
@@ -60,6 +63,10 @@ type Planner struct {
 	remotes  map[string]remote       // that policies' rules refer to, by key
 	// conjunctions are the ids of the remotes' conjunctions, by their key.
 	conjunctions map[string]uint32
+
+	// bridged are the filters of ports with bridges of their own, behindBridges those ports; nil before the first Update.
+	bridged       *hybrid.Filters
+	behindBridges map[view.PortKey]bool
 }
 
 // NewPlanner has an empty plan.
@@ -69,6 +76,7 @@ func NewPlanner() *Planner {
 		ports: map[piece][]desired.Port{}, conflicts: map[piece]error{},
 		refused: map[string]map[flow.Key]error{}, routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
 		policies: map[string]*policy{}, under: map[view.PortKey]string{}, remotes: map[string]remote{}, conjunctions: map[string]uint32{},
+		behindBridges: map[view.PortKey]bool{},
 	}
 }
 
@@ -220,6 +228,7 @@ func (p *Planner) Update(v *view.View, facts *Facts, dirty *view.Dirty) Delta {
 		u.planTunnels()
 	}
 	u.planFilters(dirty)
+	u.planBridged(dirty)
 	for id := range dirty.Networks {
 		if v.Networks[id] == nil || v.NetworkReady(id) {
 			u.set(piece{kind: "network", id: id}, networkFlows(v, facts, id), nil)
@@ -456,7 +465,7 @@ func (p *Planner) MarkFacts(v *view.View, old, now *Facts, dirty *view.Dirty) {
 		everything(v, dirty)
 		return
 	}
-	for id := range different(old.Plugged, now.Plugged) {
+	for id := range union(different(old.Plugged, now.Plugged), different(old.Filtered, now.Filtered)) {
 		if b, ok := v.HostPorts[id]; ok {
 			dirty.Port(view.PortKey{Network: b.Network, Port: id})
 		}
@@ -530,6 +539,12 @@ func wholeNetwork(v *view.View, id string, dirty *view.Dirty) {
 			dirty.Ports[view.PortKey{Network: id, Port: port}] = true
 		}
 	}
+}
+
+func union[K comparable](a, b map[K]bool) map[K]bool {
+	out := maps.Clone(a)
+	maps.Copy(out, b)
+	return out
 }
 
 // different lists the keys whose values differ or that only one of the maps has.

@@ -149,13 +149,14 @@ func (w *wired) member(group string, n int, addresses ...string) {
 }
 
 // write plans and writes the difference; what was planned must then be there.
-func (w *wired) write() {
+func (w *wired) write() plan.Delta {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	change := w.plan().Flows[plan.BrInt]
+	delta := w.plan()
+	change := delta.Flows[plan.BrInt]
 	if change == nil {
-		return
+		return delta
 	}
 	if _, err := w.conn.Apply(ctx, change.Adds, change.Deletes); err != nil {
 		w.Fatal(err)
@@ -163,13 +164,15 @@ func (w *wired) write() {
 	if d, err := w.conn.Diff(ctx, w.planner.Flows(plan.BrInt)); err != nil || !d.Empty() {
 		w.Fatalf("not as planned: %+v, %v", d, err)
 	}
+	return delta
 }
 
 // settle is write, and waits until what Open vSwitch remembers of the flows before has gone.
-func (w *wired) settle() {
+func (w *wired) settle() plan.Delta {
 	w.Helper()
-	w.write()
+	delta := w.write()
 	w.settled()
+	return delta
 }
 
 // settled waits until Open vSwitch has looked through what it remembers of flows, as it does of itself after a change.

@@ -20,6 +20,7 @@ func (e *expected) compare() findings {
 	e.comparePorts(&out)
 	e.comparePlugged(&out)
 	e.compareFlows(&out)
+	e.compareFilters(&out)
 	e.compareServices(&out)
 	return out
 }

@@ -23,6 +23,7 @@ type expected struct {
 	// policies are the groups of the guarded ports here, by name; conjunctions what their rules that refer to a group come to.
 	policies     map[string][]string
 	conjunctions conjunctions
+	filters      []string            // rules of the host's own iptables and ip6tables, as in host
 	dhcp         map[string]wantDHCP // by network
 }
 
@@ -324,7 +325,7 @@ func (e *expected) localDevices(network string) []string {
 	for id, p := range e.store.ports {
 		if p.msg.GetNetworkId() == network && e.location(p.msg) == e.node && up(p.msg.AdminStateUp) { //nolint:protogetter // presence
 			switch device := e.device(id, p.msg); {
-			case device == "" || p.msg.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID:
+			case device == "" || misplugged(p.msg, device):
 			case guarded(p.msg):
 				out = append(out, "guarded="+device)
 			default:
@@ -380,7 +381,9 @@ func (e *expected) port(id string, p *weftv1.Port) {
 	switch {
 	case local:
 		switch device := e.device(id, p); {
-		case device == "" || p.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID:
+		case device == "" || misplugged(p, device):
+		case bridged(p):
+			e.bridgedPort(p, device)
 		case guarded(p):
 			e.guardedPort(p, device)
 		default:

@@ -50,6 +50,7 @@ func (e *expected) standingFilters() {
 		in(71, "output:to", "icmp6", "icmp_type="+kind)
 	}
 	in(80, "goto_table:81")
+	in(80, "resubmit(,60)", "reg4=0x4/0x4")
 	in(80, "goto_table:81", "reg4=0x2/0x2")
 	in(81, "goto_table:82", "reg4=0x2")
 	in(81, "goto_table:83", "reg4=0x3")
@@ -90,6 +91,14 @@ func (e *expected) guardedPort(p *weftv1.Port, device string) {
 	e.flow("br-int", at(60, "dl_dst="+p.GetMacAddress(), network), "pop_vlan,to="+device+",goto_table:70")
 	e.flow("br-int", at(70, "to="+device), fmt.Sprintf("place=%d,%s,%s,goto_table:71", place+1, zone, policy(p)))
 	e.flow("br-int", at(90, "ct_state=+new+trk", "dl_dst="+p.GetMacAddress(), network, "reg4=0/0x1"), "resubmit(,60)")
+	for mac, addresses := range ownAddresses(p) {
+		e.speaks(device, mac, addresses)
+	}
+	e.policies[policy(p)] = p.GetSecurityGroups().GetIds()
+}
+
+// ownAddresses are what a port may say something under, by Ethernet address.
+func ownAddresses(p *weftv1.Port) map[string][]string {
 	own := map[string][]string{p.GetMacAddress(): {linkLocal(p.GetMacAddress())}}
 	for _, f := range p.GetFixedIps() {
 		own[p.GetMacAddress()] = append(own[p.GetMacAddress()], f.GetIpAddress())
@@ -101,10 +110,7 @@ func (e *expected) guardedPort(p *weftv1.Port, device string) {
 		}
 		own[mac] = append(own[mac], pair.GetIpAddress())
 	}
-	for mac, addresses := range own {
-		e.speaks(device, mac, addresses)
-	}
-	e.policies[policy(p)] = p.GetSecurityGroups().GetIds()
+	return own
 }
 
 // stateless reports whether all of a port's groups are.

@@ -425,9 +425,6 @@ func (t reporting) portState(p *weftv1.Port) weftv1.State {
 	if t.deviceless(p) && up(p.AdminStateUp) { //nolint:protogetter // presence
 		return weftv1.State_STATE_ERROR
 	}
-	if p.GetVifType() == weftv1.VifType_VIF_TYPE_HYBRID && up(p.AdminStateUp) { //nolint:protogetter // presence
-		return weftv1.State_STATE_ERROR // not yet
-	}
 	return state(up(p.AdminStateUp)) //nolint:protogetter // presence
 }
 

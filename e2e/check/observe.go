@@ -25,6 +25,8 @@ vsctl interfaces _uuid,name,type,ofport,options,external_ids,error Interface
 for b in $(ovs-vsctl --timeout=5 list-br); do
 	section flows "$b" ovs-ofctl --timeout=5 -O OpenFlow15 --no-stats --no-names dump-flows "$b"
 done
+section filters 4 iptables-save
+section filters 6 ip6tables-save
 section links - ip -j -d link show
 for n in $(ls /run/netns 2>/dev/null); do
 	case $n in qrouter-*|qdhcp-*) ;; *) continue ;; esac
@@ -56,6 +58,7 @@ type host struct {
 	ports      map[string]*port  // of Open vSwitch, by name
 	links      map[string]string // devices of the host's own namespace -> alias
 	namespaces map[string]*namespace
+	filters    []string // the lines of iptables-save and ip6tables-save of its own namespace, after "4 " and "6 "
 	marks      []string
 	dhcpDirs   []string
 	hostFiles  map[string]string // by network, as optFiles
@@ -196,6 +199,12 @@ func (h *host) section(s section, o *ovsTables) error {
 		return h.readLinks(s.text)
 	case "address", "route", "iptables", "forward", "inode", "sockets":
 		return h.readNamespace(s)
+	case "filters":
+		for line := range strings.Lines(s.text) {
+			if strings.HasPrefix(line, "-A ") {
+				h.filters = append(h.filters, s.name+" "+strings.TrimSpace(line))
+			}
+		}
 	case "marks":
 		h.marks = lines(s)
 	case "dhcp":

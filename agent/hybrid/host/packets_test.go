@@ -1,4 +1,4 @@
-package hybrid_test
+package host_test
 
 import (
 	"context"
@@ -23,8 +23,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/hybrid"
-	"github.com/weft-sdn/weft/agent/ipset"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/hybrid/host"
 	"github.com/weft-sdn/weft/agent/netns"
 	"github.com/weft-sdn/weft/proto/model"
 )
@@ -99,9 +98,8 @@ func verdict(rules []model.Rule, stateful bool, p packet) bool {
 // site is a host with one VM, plugged the hybrid way, and a far end in br-int's place.
 type site struct {
 	testing.TB
+	*host.Driver
 	ns            *netns.Manager
-	v4, v6        *nat.Driver
-	sets          ipset.Driver
 	host, vm, far string
 	vmSock, sock  *endpoint
 }
@@ -116,7 +114,6 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	s := &site{TB: t, ns: m}
-	s.restart()
 	for _, name := range []*string{&s.host, &s.vm, &s.far} {
 		*name = "qrouter-" + uuid.NewString()
 		if _, err := m.Prepare(context.Background(), desired.Namespace{Name: *name, Sysctls: map[string]string{"net.ipv6.conf.all.disable_ipv6": "1"}}); err != nil {
@@ -129,23 +126,18 @@ func newSite(t testing.TB) *site {
 		})
 	}
 	s.wire()
+	s.Driver = s.driver()
 	return s
 }
 
-// restart replaces the drivers, as a restarted agent would.
-func (s *site) restart() {
+// driver is a new one, as a restarted agent has.
+func (s *site) driver() *host.Driver {
 	s.Helper()
-	for _, d := range []struct {
-		driver **nat.Driver
-		ipv6   bool
-	}{{&s.v4, false}, {&s.v6, true}} {
-		got, err := nat.New(context.Background(), nat.Options{Enter: s.ns.Run, IPv6: d.ipv6})
-		if err != nil {
-			s.Fatal(err)
-		}
-		*d.driver = got
+	d, err := host.New(context.Background(), host.Options{Enter: func(fn func() error) error { return s.ns.Run(s.host, fn) }})
+	if err != nil {
+		s.Fatal(err)
 	}
-	s.sets = ipset.Driver{}
+	return d
 }
 
 func (s *site) wire() {
@@ -158,14 +150,6 @@ func (s *site) wire() {
 		ip("-n", s.host, "link", "set", w.device, "master", "qbr", "up")
 		ip("-n", w.ns, "link", "set", w.peer, "up")
 	}
-	s.in(s.host, func() error {
-		for _, f := range []string{"iptables", "ip6tables"} {
-			if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+f, []byte("1"), 0o600); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 	s.vmSock, s.sock = s.endpoint(s.vm, "eth0"), s.endpoint(s.far, "qvo")
 }
 
@@ -195,54 +179,28 @@ func (s *site) in(ns string, do func() error) {
 
 func (s *site) apply(f hybrid.Filters) {
 	s.Helper()
-	f.ProtocolNames = protocolNames(s)
-	p := hybrid.New(f)
-	s.in(s.host, func() error { return s.sets.Ensure(p.Sets) })
-	for _, d := range []struct {
-		driver *nat.Driver
-		tables desired.IPTables
-	}{{s.v4, p.IPv4}, {s.v6, p.IPv6}} {
-		if err := d.driver.Ensure(context.Background(), s.host, d.tables); err != nil {
-			s.Fatal(err)
-		}
+	f.ProtocolNames = host.ProtocolNames()
+	if err := s.Apply(context.Background(), &f); err != nil {
+		s.Fatal(err)
 	}
-	s.in(s.host, func() error { return s.sets.Prune(p.Sets) })
 }
 
-// whole wants the host to be as planned, as drivers see it that remember nothing.
+// whole wants the host to be as planned, as a driver sees it that remembers nothing.
 func (s *site) whole(f hybrid.Filters) {
 	s.Helper()
-	f.ProtocolNames = protocolNames(s)
-	p := hybrid.New(f)
-	s.restart()
-	var found []desired.Difference
-	for _, d := range []struct {
-		driver *nat.Driver
-		tables desired.IPTables
-	}{{s.v4, p.IPv4}, {s.v6, p.IPv6}} {
-		diff, err := d.driver.Diff(context.Background(), s.host, d.tables)
-		if err != nil {
-			s.Fatal(err)
-		}
-		found = append(found, diff...)
-	}
-	s.in(s.host, func() error {
-		diff, err := s.sets.Diff(p.Sets)
-		found = append(found, diff...)
-		return err
-	})
-	for _, d := range found {
+	for _, d := range s.differences(f) {
 		s.Errorf("not as planned: %v", d)
 	}
 }
 
-func protocolNames(t testing.TB) map[model.Protocol]string {
-	t.Helper()
-	text, err := os.ReadFile("/etc/protocols")
+func (s *site) differences(f hybrid.Filters) []desired.Difference {
+	s.Helper()
+	f.ProtocolNames = host.ProtocolNames()
+	found, err := s.driver().Diff(context.Background(), &f)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	return hybrid.ParseProtocols(string(text))
+	return found
 }
 
 func filters(stateful bool, rules ...model.Rule) hybrid.Filters {
