@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,11 +89,16 @@ type wrote struct {
 	revision int64
 }
 
+// lingering is how long a node may still send that has been told to be silent: its agent and Open vSwitch have to take that in,
+// and the datapath, which knows ways of its own, gets to know of flows that have gone a moment after them (Open vSwitch,
+// ofproto/ofproto-dpif-upcall.c, revalidators).
+const lingering = 60 * time.Millisecond
+
 // haConfig is the timing that follows from that of the sessions. One end of a session may notice its loss an interval after
 // the other; what comes on top is for the holder to fall silent.
 func haConfig(cfg Config) ha.Config {
 	interval := cfg.bfd().Interval
-	guard := interval + 60*time.Millisecond
+	guard := interval + lingering
 	return ha.Config{
 		Self: cfg.Node, Guard: guard, Yield: guard + 300*time.Millisecond, Rank: 150 * time.Millisecond, Unready: 2 * time.Second,
 		Blink: 2 * time.Second, Calm: 10 * time.Second, Damp: 500 * time.Millisecond,
@@ -383,12 +389,21 @@ func (k *keeper) spare(claims []ha.Claim) {
 	})
 }
 
-// hushed says that the node is silent for the routers of claims. Nothing changes in their connections from here on: what is
-// still on its way is waited for, briefly.
+// hushed says that the node has no flows any more for the routers of claims. Nothing changes in their connections from here on:
+// what is still on its way is waited for, briefly, and what still leaves, unless the node resigns and nothing does.
 func (k *keeper) hushed(claims []ha.Claim) {
+	var silent time.Duration
+	if slices.ContainsFunc(claims, func(c ha.Claim) bool { return c.Cause == ha.HandOver }) {
+		silent = lingering
+	}
 	k.running.Go(func() {
+		quiet := time.After(silent)
 		k.replicated(claims, flushSilent)
-		k.make(claims)
+		select {
+		case <-quiet:
+			k.make(claims)
+		case <-k.ctx.Done():
+		}
 	})
 }
 
