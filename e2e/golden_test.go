@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,6 +34,14 @@ func (n *names) port(p *weftv1.Port, name string) {
 	n.add(p.GetId()[:11], name) // behind the prefix of a device
 	n.add(p.GetMacAddress(), "mac "+name)
 	n.add(strings.ReplaceAll(p.GetMacAddress(), ":", ""), "mac "+name)
+	if mac, err := net.ParseMAC(p.GetMacAddress()); err == nil {
+		n.add(linkLocal(mac).String(), "link-local "+name)
+	}
+}
+
+// linkLocal is the IPv6 address that a device gives itself (RFC 4291, appendix A).
+func linkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
 }
 
 // host names a host's place in the tunnel network, which is also in the names of tunnel ports.
