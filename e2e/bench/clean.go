@@ -27,7 +27,7 @@ func (b *bench) clean(ctx context.Context) error {
 	if err := b.removeVMs(ctx); err != nil {
 		return err
 	}
-	for _, remove := range []func(context.Context) error{b.deleteFloatingIPs, b.deleteRouters, b.deletePorts, b.deleteNetworks} {
+	for _, remove := range []func(context.Context) error{b.deleteFloatingIPs, b.deleteRouters, b.deletePorts, b.removeGroups, b.deleteNetworks} {
 		if err := remove(ctx); err != nil {
 			return err
 		}

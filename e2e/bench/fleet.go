@@ -28,6 +28,7 @@ type api struct {
 	weftv1.FloatingIpServiceClient
 	weftv1.NodeServiceClient
 	weftv1.WatchServiceClient
+	weftv1.SecurityGroupServiceClient
 	conn *grpc.ClientConn
 }
 
@@ -49,7 +50,7 @@ func dial(l *lab.Lab) (*api, error) {
 	return &api{
 		weftv1.NewNetworkServiceClient(conn), weftv1.NewSubnetServiceClient(conn), weftv1.NewPortServiceClient(conn),
 		weftv1.NewRouterServiceClient(conn), weftv1.NewFloatingIpServiceClient(conn), weftv1.NewNodeServiceClient(conn),
-		weftv1.NewWatchServiceClient(conn), conn,
+		weftv1.NewWatchServiceClient(conn), weftv1.NewSecurityGroupServiceClient(conn), conn,
 	}, nil
 }
 
@@ -65,6 +66,8 @@ type bench struct {
 	external *weftv1.Network
 	vms      []*lab.VM
 	names    int
+	// groups are the security groups that a measurement has made.
+	groups []string
 	// keep: nothing need be removed any more.
 	keep bool
 	// pool is what the measurements of network nodes share, see preparePool.
@@ -191,9 +194,12 @@ func (b *bench) guests(ctx context.Context, s segment, node string, count int, l
 	if late {
 		host = ""
 	}
-	ports, err := b.createPorts(ctx, count, func(int) *weftv1.Port {
-		return &weftv1.Port{NetworkId: s.network.GetId(), Host: host}
-	})
+	return b.guestsLike(ctx, s, node, count, &weftv1.Port{NetworkId: s.network.GetId(), Host: host})
+}
+
+// guestsLike makes them with ports like one.
+func (b *bench) guestsLike(ctx context.Context, s segment, node string, count int, like *weftv1.Port) ([]guest, error) {
+	ports, err := b.createPorts(ctx, count, func(int) *weftv1.Port { return like })
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ func stages() []stage {
 		{lab: "-ha", shape: poolShape, prepare: preparePool, measurements: slices.Concat(failovers(), drains(), outages())},
 		{lab: "-ovs", shape: switchShape, measurements: switchRestarts()},
 		{lab: "-standby", shape: standbyShape, measurements: standbys()},
+		{lab: "-filters", shape: filterShape, measurements: filtering()},
 		{lab: "-cold", shape: coldShape, measurements: coldStarts()},
 	}
 }

@@ -13,8 +13,10 @@ type Stats struct {
 	LongestLoss    int           // echoes in the longest unbroken series of lost ones
 	LargestGap     time.Duration // longest time between two consecutive answers
 	FirstAnswer    time.Duration // from the start of the run to the first answer; 0 when there was none
+	LastAnswer     time.Duration // and to the last
 	MinRTT, MaxRTT time.Duration
-	LastError      error // of SendErrors, the latest
+	MeanRTT        time.Duration // of the answers
+	LastError      error         // of SendErrors, the latest
 }
 
 // Lost is how many echoes had no answer.
@@ -45,6 +47,7 @@ type account struct {
 	sentAt     []time.Time
 	answered   []bool
 	lastAnswer time.Time
+	sumRTT     time.Duration
 	stats      Stats
 }
 
@@ -82,7 +85,9 @@ func (a *account) received(sequence int, now time.Time) {
 		a.stats.LargestGap = max(a.stats.LargestGap, now.Sub(a.lastAnswer))
 	}
 	a.lastAnswer = now
+	a.sumRTT += rtt
 	a.stats.Received++
+	a.stats.LastAnswer, a.stats.MeanRTT = now.Sub(a.began), a.sumRTT/time.Duration(a.stats.Received)
 	a.stats.MinRTT, a.stats.MaxRTT = min(a.stats.MinRTT, rtt), max(a.stats.MaxRTT, rtt)
 }
 
