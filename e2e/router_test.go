@@ -88,7 +88,12 @@ func TestRouters(t *testing.T) {
 		behind := netip.MustParseAddr("172.16.9.1")
 		f.sh(b.Space, "ip link set lo up; ip addr add 172.16.9.1/32 dev lo")
 		route := &weftv1.Route{Destination: "172.16.9.0/24", Nexthop: b.ip.String()}
-		_, err := f.routers.AddRouterRoute(t.Context(), &weftv1.AddRouterRouteRequest{RouterId: r.GetId(), Route: route})
+		_, err := f.ports.UpdatePort(t.Context(), &weftv1.UpdatePortRequest{
+			Port:       &weftv1.Port{Id: b.port.GetId(), AllowedAddressPairs: []*weftv1.AddressPair{{IpAddress: "172.16.9.0/24"}}}, // it speaks for them
+			UpdateMask: mask("allowed_address_pairs"),
+		})
+		f.must(err)
+		_, err = f.routers.AddRouterRoute(t.Context(), &weftv1.AddRouterRouteRequest{RouterId: r.GetId(), Route: route})
 		f.must(err)
 		f.reach(a.Space, behind)
 		seen := f.capture(out.Space, out.Device(), "icmp and src host "+gateway.String())
