@@ -112,7 +112,7 @@ func (s *site) startAgent() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.agent = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	agent := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q wire.Question
 		err := json.NewDecoder(r.Body).Decode(&q)
 		s.mu.Lock()
@@ -129,8 +129,9 @@ func (s *site) startAgent() {
 			s.Log(err) // whoever asked has gone
 		}
 	})}
+	s.agent = agent
 	go func() {
-		if err := s.agent.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := agent.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.Error(err)
 		}
 	}()
