@@ -19,7 +19,9 @@ import (
 
 	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/controller/backup"
+	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
 	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -224,6 +226,8 @@ func TestAnEmptiedFleetLeavesNothingBehind(t *testing.T) {
 		_, err = w.DeleteNetwork(w.ctx, &weftv1.DeleteNetworkRequest{Id: n.GetId()})
 		w.check(err)
 	}
+	_, err = w.DeleteSecurityGroup(w.ctx, &weftv1.DeleteSecurityGroupRequest{Id: secgroup.DefaultID(model.DefaultProject)}) // of the port
+	w.check(err)
 	resp, err := w.etcdClient.Get(w.ctx, keys.Root, withPrefix())
 	w.check(err)
 	for _, kv := range resp.Kvs {

@@ -88,6 +88,7 @@ func (d *duel) empty(ctx context.Context) {
 	for _, f := range []keys.Family{
 		keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP, keys.FamilySegmentRange,
 		keys.FamilyLocator, keys.FamilyHost, keys.FamilyActive, keys.FamilyPlug, keys.FamilyClaim, keys.FamilyRequest, keys.FamilyMove,
+		keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember, keys.FamilyAddressGroup, keys.FamilyInstance,
 	} {
 		_, err := d.etcdClient.Delete(ctx, keys.All(f), withPrefix())
 		check(d, err)
