@@ -164,10 +164,10 @@ END
 chmod 755 /run/hang-%[1]s; mount --bind /run/hang-%[1]s $at`, program, cases.String()))
 }
 
-// free undoes hang.
+// free undoes hang, also for who is just being started.
 func (f *fleet) free(at *lab.Host, program string) {
 	f.t.Helper()
-	f.sh(at.Space, "umount $(readlink -f $(command -v "+program+"))")
+	f.sh(at.Space, "umount -l $(readlink -f $(command -v "+program+"))")
 }
 
 func TestWhatHangsHoldsUpNothingElse(t *testing.T) {

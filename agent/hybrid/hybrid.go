@@ -52,6 +52,9 @@ type Plan struct {
 	Sets       []desired.IPSet
 }
 
+// ChainPrefix begins the name of every chain that is planned here, and of no other.
+const ChainPrefix = "weft-sg-"
+
 // The chains of each family. A port's chains, and a group's, have the begin of its id in their names.
 const (
 	ChainForward = "weft-sg-FORWARD" // which device's frames pass which port's chains

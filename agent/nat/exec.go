@@ -98,7 +98,7 @@ func (d *Driver) observe(ctx context.Context) (state, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parse(save), nil
+	return parse(save, d.prefix), nil
 }
 
 // noTables reports whether the calling thread's namespace has no table of the family, of either backend, as a new one: asking

@@ -14,11 +14,12 @@
 //
 // # Ownership
 //
-// A chain is weft's when Owned says so by its name, in a namespace that is weft's. In a built-in chain only the rules
-// `-A BUILTIN -j <weft's chain>` are weft's. Everything else stays where it is.
+// A chain is weft's when it begins with the driver's prefix: in a namespace that is weft's, Prefix; in another a longer one.
+// In a built-in chain only the rules `-A BUILTIN -j <weft's chain>` are weft's. Everything else stays where it is.
 package nat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,14 +44,17 @@ const DefaultTimeout = 5 * time.Second
 // host. It is waited for a second; call again.
 var ErrLocked = errors.New("another program holds the xtables lock")
 
-// Owned is the ownership predicate: a chain of this name is weft's.
-func Owned(chain string) bool { return len(chain) > len(Prefix) && strings.HasPrefix(chain, Prefix) }
+// Owned is the ownership predicate: a chain of this name is weft's, by the prefix of its driver.
+func Owned(chain, prefix string) bool {
+	return len(chain) > len(prefix) && strings.HasPrefix(chain, prefix)
+}
 
 // Options is what a Driver needs.
 type Options struct {
 	// Enter calls a function on a locked thread inside a named namespace: netns.Manager.Run.
 	Enter   func(namespace string, fn func() error) error
 	IPv6    bool          // ip6tables rather than iptables
+	Prefix  string        // of the chains that are the driver's, itself beginning with Prefix; Prefix if ""
 	Timeout time.Duration // of one command; DefaultTimeout if 0
 	Log     *slog.Logger  // nothing is logged if nil
 }
@@ -60,6 +64,7 @@ type Options struct {
 type Driver struct {
 	enter   func(string, func() error) error
 	ipv6    bool
+	prefix  string
 	timeout time.Duration
 	log     *slog.Logger
 	backend Backend
@@ -85,7 +90,7 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	if o.Enter == nil {
 		return nil, errors.New("nat: Options.Enter is missing")
 	}
-	d := &Driver{enter: o.Enter, ipv6: o.IPv6, timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
+	d := &Driver{enter: o.Enter, ipv6: o.IPv6, prefix: cmp.Or(o.Prefix, Prefix), timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
 	if d.timeout == 0 {
 		d.timeout = DefaultTimeout
 	}

@@ -510,7 +510,7 @@ func TestTheInstalledIptablesIsRecognised(t *testing.T) {
 func TestOwnedGoesByTheName(t *testing.T) {
 	var owned []string
 	for _, name := range []string{"weft-snat", "weft-", "neutron-l3-agent-snat", "POSTROUTING", "", "xweft-a"} {
-		if nat.Owned(name) {
+		if nat.Owned(name, nat.Prefix) {
 			owned = append(owned, name)
 		}
 	}

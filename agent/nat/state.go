@@ -145,7 +145,7 @@ func Render(want desired.IPTables) (string, error) {
 }
 
 // parse reads the output of iptables-save (iptables-save(8)) and keeps weft's part of it.
-func parse(save string) state {
+func parse(save, prefix string) state {
 	s := make(state)
 	var t *table
 	name := ""
@@ -157,25 +157,25 @@ func parse(save string) state {
 			t = s.table(name)
 		case t == nil:
 		case strings.HasPrefix(line, ":"):
-			if chain, _, _ := strings.Cut(line[1:], " "); Owned(chain) {
+			if chain, _, _ := strings.Cut(line[1:], " "); Owned(chain, prefix) {
 				t.chains[chain] = nil
 			}
 		case strings.HasPrefix(line, "-A "):
-			t.read(name, line[len("-A "):])
+			t.read(name, line[len("-A "):], prefix)
 		}
 	}
 	return s
 }
 
 // read takes one rule, `CHAIN ARGUMENTS`.
-func (t *table) read(name, line string) {
+func (t *table) read(name, line, prefix string) {
 	chain, rule, _ := strings.Cut(line, " ")
-	if Owned(chain) {
+	if Owned(chain, prefix) {
 		t.chains[chain] = append(t.chains[chain], rule)
 		return
 	}
 	target, ok := strings.CutPrefix(rule, "-j ")
-	if !ok || !Owned(target) || strings.Contains(target, " ") || !slices.Contains(builtins(name), chain) {
+	if !ok || !Owned(target, prefix) || strings.Contains(target, " ") || !slices.Contains(builtins(name), chain) {
 		t.others[chain] = true
 		return
 	}

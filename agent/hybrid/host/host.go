@@ -53,7 +53,7 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 	in := func(_ string, fn func() error) error { return d.enter(fn) }
 	for family, driver := range map[bool]**nat.Driver{false: &d.v4, true: &d.v6} {
 		var err error
-		if *driver, err = nat.New(ctx, nat.Options{Enter: in, IPv6: family, Log: o.Log}); err != nil {
+		if *driver, err = nat.New(ctx, nat.Options{Enter: in, IPv6: family, Prefix: hybrid.ChainPrefix, Log: o.Log}); err != nil {
 			return nil, err
 		}
 	}
