@@ -189,9 +189,13 @@ func (d *Driver) read() (err error) {
 	return err
 }
 
-// read reads weft's sets. A large one comes in several parts.
+// read reads weft's sets. A large one comes in several parts. A kernel without IP sets has none: it does not know the subsystem
+// that is asked for (net/netfilter/nfnetlink.c, EINVAL), and says so again when one is to be made.
 func read() (sets, error) {
 	all, err := netlink.IpsetListAll()
+	if errors.Is(err, unix.EINVAL) {
+		return sets{}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list IP sets: %w", err)
 	}

@@ -78,9 +78,7 @@ func (d *Driver) Apply(ctx context.Context, want *hybrid.Filters) error {
 func (d *Driver) apply(ctx context.Context, want *hybrid.Filters) error {
 	p := hybrid.New(*want)
 	if d.used = d.used || len(want.Ports) > 0; !d.used { // an earlier agent's may be there
-		err := d.rules(ctx, p, (*nat.Driver).Ensure)
-		_ = d.enter(func() error { return d.sets.Prune(nil) }) // a kernel without IP sets has none
-		return err
+		return errors.Join(d.rules(ctx, p, (*nat.Driver).Ensure), d.enter(func() error { return d.sets.Prune(nil) }))
 	}
 	if len(want.Ports) > 0 {
 		if err := d.enter(haveBridgesPass); err != nil {
