@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -490,14 +491,28 @@ func (s *site) stranger(argv ...string) *exec.Cmd {
 	return cmd
 }
 
+// aThread is the id of a thread that is not the first of its process.
+func aThread(t *testing.T) int {
+	t.Helper()
+	id, leave := make(chan int), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		id <- unix.Gettid()
+		<-leave
+	}()
+	t.Cleanup(func() { close(leave) })
+	return <-id
+}
+
 func TestProcessesOfStrangersAreNotTouched(t *testing.T) {
 	s := newSite(t)
 	want := s.want(macA)
 	theirs := filepath.Join(t.TempDir(), "pid")
-	for name, cmd := range map[string]*exec.Cmd{
-		"a pid used again": s.stranger("sleep", "1000"),
+	for name, pid := range map[string]int{
+		"a pid used again":             s.stranger("sleep", "1000").Process.Pid,
+		"a pid used again by a thread": aThread(t),
 		"another dnsmasq": s.stranger("ip", "netns", "exec", s.client, "dnsmasq", "--keep-in-foreground", "--port=0",
-			"--conf-file=", "--pid-file="+theirs),
+			"--conf-file=", "--pid-file="+theirs).Process.Pid,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.MkdirAll(s.Dir(s.network), 0o755); err != nil {
@@ -505,13 +520,13 @@ func TestProcessesOfStrangersAreNotTouched(t *testing.T) {
 			}
 			pidFile := filepath.Join(s.Dir(s.network), "pid")
 			point := func() {
-				if err := os.WriteFile(pidFile, fmt.Appendln(nil, cmd.Process.Pid), 0o644); err != nil {
+				if err := os.WriteFile(pidFile, fmt.Appendln(nil, pid), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
 			point()
 			s.restart()
-			if s.ensure(want) == cmd.Process.Pid {
+			if s.ensure(want) == pid {
 				t.Error("adopted")
 			}
 			s.lease(macA)
@@ -525,7 +540,7 @@ func TestProcessesOfStrangersAreNotTouched(t *testing.T) {
 			if err := s.Delete(context.Background(), s.network); err != nil {
 				t.Fatal(err)
 			}
-			if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
+			if err := unix.Kill(pid, 0); err != nil {
 				t.Errorf("it was ended: %v", err)
 			}
 			if pids := s.pids(); len(pids) != 0 {

@@ -178,8 +178,8 @@ func (m *Manager) find(network string) (*process, error) {
 // open takes hold of a process and then looks whose it is; nil if it is not this network's dnsmasq or has ended.
 func (m *Manager) open(network string, pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: a thread's id
-		return nil, nil
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil, nil // ended; a thread's id is EINVAL, since Linux 6.15 ENOENT
 	}
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, err)

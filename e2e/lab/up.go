@@ -328,8 +328,8 @@ func awaitEnd(ctx context.Context, id procfs.ID) error {
 // A process that is gone is success.
 func signal(id procfs.ID, s unix.Signal) error {
 	fd, err := unix.PidfdOpen(id.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil // the last two: now a thread's id
 	}
 	if err != nil {
 		return fmt.Errorf("open process %d: %w", id.PID, err)
