@@ -18,6 +18,9 @@ func TestTheAuditMissesNoKey(t *testing.T) {
 	w := newWorld(t)
 	w.put(keys.Plug("cmp1", w.p1.GetId()), &storev1.Plug{})
 	w.put(keys.Plug("cmp2", w.p1.GetId()), &storev1.Plug{})
+	_, err := w.lend(w.ctx, w.net1.GetId(), "green")
+	w.check(err)
+	w.port(&weftv1.Port{Name: "green", Project: "green", NetworkId: w.net1.GetId()})
 	w.eventually("bound and refused", func() bool { return w.refused("cmp2", w.p1.GetId()) != "" })
 	snap, err := store.New(w.etcdClient).Read(w.ctx, store.Prefix(keys.Root))
 	w.check(err)
@@ -55,5 +58,6 @@ func TestTheAuditMissesNoKey(t *testing.T) {
 	stray(keys.HostObject("cmp9", keys.KindRouter, w.r1.GetId()), &storev1.RouterBinding{})
 	stray(keys.Active(nobody), &storev1.ActiveRouter{Node: "net1", Epoch: 1})
 	stray(keys.Subnet(w.net1.GetId(), nobody), &weftv1.Subnet{Id: nobody})
+	stray(keys.NetworkGrant(w.net1.GetId(), nobody), &weftv1.NetworkGrant{Id: nobody, NetworkId: w.net1.GetId(), Project: "default", TargetProject: "blue"})
 	stray(keys.Root+"strange", &storev1.Plug{})
 }

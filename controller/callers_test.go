@@ -30,7 +30,7 @@ import (
 
 // people are the callers of the matrix, by role and projects; "nobody" has a token that is nobody's.
 var people = []struct{ name, role, projects string }{
-	{"owner", "member", "red"}, {"other", "member", "blue"}, {"reader", "reader", "red"}, {"operator", "operator", ""}, {"admin", "admin", ""},
+	{"owner", "member", "red"}, {"other", "member", "blue"}, {"granted", "member", "green"}, {"reader", "reader", "red"}, {"operator", "operator", ""}, {"admin", "admin", ""},
 }
 
 // usersFile writes a file of people, whose tokens are "token-" and their name.
@@ -77,12 +77,13 @@ func (l *lockedBuffer) lines(t testing.TB) []map[string]any {
 	return out
 }
 
-// realm is a world of several projects: what red has, and what is shared.
+// realm is a world of several projects: what red has, what is shared, and green, to whom red's network is granted.
 type realm struct {
 	*world
 	trail lockedBuffer
 	// red's
 	network *weftv1.Network
+	grant   *weftv1.NetworkGrant
 	subnet  *weftv1.Subnet
 	port    *weftv1.Port
 	router  *weftv1.Router
@@ -111,6 +112,8 @@ func newRealm(t testing.TB) *realm {
 	w.check(err)
 	r.subnet, err = w.CreateSubnet(red, &weftv1.CreateSubnetRequest{Subnet: &weftv1.Subnet{NetworkId: r.network.GetId(), Cidr: "10.8.0.0/24"}})
 	w.check(err)
+	r.grant, err = w.CreateNetworkGrant(red, &weftv1.CreateNetworkGrantRequest{NetworkGrant: &weftv1.NetworkGrant{NetworkId: r.network.GetId(), TargetProject: "green"}})
+	w.check(err)
 	r.port, err = w.CreatePort(red, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: r.network.GetId(), FixedIps: fixed("10.8.0.9")}})
 	w.check(err)
 	r.router, err = w.CreateRouter(red, &weftv1.CreateRouterRequest{Router: &weftv1.Router{Name: "red"}})
@@ -133,7 +136,7 @@ func newRealm(t testing.TB) *realm {
 // id is that of red's object of a kind, by its message's name.
 func (r *realm) id(kind string) string {
 	ids := map[string]string{
-		"Network": r.network.GetId(), "Subnet": r.subnet.GetId(), "Port": r.port.GetId(), "Router": r.router.GetId(), "FloatingIp": r.fip.GetId(),
+		"Network": r.network.GetId(), "NetworkGrant": r.grant.GetId(), "Subnet": r.subnet.GetId(), "Port": r.port.GetId(), "Router": r.router.GetId(), "FloatingIp": r.fip.GetId(),
 		"SecurityGroup": r.group.GetId(), "SecurityGroupRule": r.rule.GetId(), "AddressGroup": r.address.GetId(),
 		"SegmentRange": r.tenantRange.GetId(), "Node": "cmp1", "Pool": "default",
 	}
@@ -154,7 +157,7 @@ func (r *realm) request(m protoreflect.MethodDescriptor) proto.Message {
 				fill(element.Message())
 				m.Mutable(fd).List().Append(element)
 			case fd.IsList() || fd.IsMap():
-			case fd.Message() != nil && slices.Contains([]string{"Network", "Subnet", "Port", "Router", "FloatingIp", "SecurityGroup", "SecurityGroupRule", "AddressGroup", "Node", "Pool", "SegmentRange"}, string(fd.Message().Name())):
+			case fd.Message() != nil && slices.Contains([]string{"Network", "NetworkGrant", "Subnet", "Port", "Router", "FloatingIp", "SecurityGroup", "SecurityGroupRule", "AddressGroup", "Node", "Pool", "SegmentRange"}, string(fd.Message().Name())):
 				fill(m.Mutable(fd).Message())
 			case fd.Kind() != protoreflect.StringKind:
 			case name == "id":
@@ -202,15 +205,18 @@ func verdict(err error, resp proto.Message) codes.Code {
 // what they ask; whoever may not is told so, or that there is no such thing.
 func TestWhoMayDoWhat(t *testing.T) {
 	r := newRealm(t)
+	// Of what is red's, green sees the network, its subnets and the grant itself.
+	lent := []string{"GetNetwork", "GetSubnet", "GetNetworkGrant"}
 	denied, missing, unknown := []codes.Code{codes.PermissionDenied}, []codes.Code{codes.NotFound, codes.PermissionDenied}, []codes.Code{codes.Unauthenticated}
 	// no: the codes that each must get; nil: any but these.
 	no := map[string]map[string][]codes.Code{
-		"see":     {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": {codes.NotFound}, "nobody": unknown},
-		"list":    {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": nil, "nobody": unknown},
-		"change":  {"owner": nil, "reader": denied, "operator": denied, "admin": nil, "other": missing, "nobody": unknown},
-		"inspect": {"owner": denied, "reader": denied, "operator": nil, "admin": nil, "other": denied, "nobody": unknown},
+		"see":     {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": {codes.NotFound}, "granted": {codes.NotFound}, "nobody": unknown},
+		"lent":    {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": {codes.NotFound}, "granted": nil, "nobody": unknown},
+		"list":    {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": nil, "granted": nil, "nobody": unknown},
+		"change":  {"owner": nil, "reader": denied, "operator": denied, "admin": nil, "other": missing, "granted": missing, "nobody": unknown},
+		"inspect": {"owner": denied, "reader": denied, "operator": nil, "admin": nil, "other": denied, "granted": denied, "nobody": unknown},
 	}
-	callers := []string{"nobody", "other", "reader", "operator", "owner", "admin"} // what deletes comes last
+	callers := []string{"nobody", "other", "granted", "reader", "operator", "owner", "admin"} // what deletes comes last
 	methods := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("weft.v1", func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
@@ -226,6 +232,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 				switch operators := of == "NodeService" || of == "SegmentRangeService" || name == "MoveRouter"; {
 				case operators:
 					kind = "inspect"
+				case slices.Contains(lent, name):
+					kind = "lent"
 				case strings.HasPrefix(name, "Get"):
 					kind = "see"
 				case strings.HasPrefix(name, "List"):
@@ -238,7 +246,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 					resp := dynamicpb.NewMessage(m.Output())
 					err := r.conn.Invoke(by(r.ctx, who), fmt.Sprintf("/%s/%s", service.FullName(), name), r.request(m), resp)
 					got, want := verdict(err, resp), no[kind][who]
-					refusedForWho := slices.Contains([]codes.Code{codes.PermissionDenied, codes.Unauthenticated}, got) || kind == "see" && got == codes.NotFound
+					refusedForWho := slices.Contains([]codes.Code{codes.PermissionDenied, codes.Unauthenticated}, got) || (kind == "see" || kind == "lent") && got == codes.NotFound
 					if want == nil && refusedForWho || want != nil && !slices.Contains(want, got) {
 						t.Errorf("%s as %s: %s (%v), want one of %v", name, who, got, err, want)
 					}
@@ -285,7 +293,7 @@ func TestListsHoldWhatTheirCallerSees(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	for who, want := range map[string]string{
-		"owner": "ext1 ext2 red shared", "reader": "ext1 ext2 red shared", "other": "ext1 ext2 shared",
+		"owner": "ext1 ext2 red shared", "reader": "ext1 ext2 red shared", "other": "ext1 ext2 shared", "granted": "ext1 ext2 red shared",
 		"operator": "ext1 ext2 net1 red shared", "admin": "ext1 ext2 net1 red shared",
 	} {
 		if got := names(who); got != want {

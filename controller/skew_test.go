@@ -89,6 +89,7 @@ func (d *duel) empty(ctx context.Context) {
 		keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP, keys.FamilySegmentRange,
 		keys.FamilyLocator, keys.FamilyHost, keys.FamilyActive, keys.FamilyPlug, keys.FamilyClaim, keys.FamilyRequest, keys.FamilyMove,
 		keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember, keys.FamilyAddressGroup, keys.FamilyInstance,
+		keys.FamilyNetworkGrant,
 	} {
 		_, err := d.etcdClient.Delete(ctx, keys.All(f), withPrefix())
 		check(d, err)
@@ -103,6 +104,7 @@ type stage struct {
 	port, free              *weftv1.Port
 	router, second          *weftv1.Router
 	fip, loose              *weftv1.FloatingIp
+	grant                   *weftv1.NetworkGrant
 	ctx                     context.Context //nolint:containedctx // the test's
 	etcd                    *clientv3.Client
 }
@@ -133,6 +135,7 @@ func (d *duel) set(ctx context.Context) *stage {
 		return must[*weftv1.Subnet](d)(r.CreateSubnet(ctx, &weftv1.CreateSubnetRequest{Subnet: n}))
 	}
 	s.net = network(&weftv1.Network{Type: vlan, SegmentationId: 100, Shared: true})
+	s.grant = must[*weftv1.NetworkGrant](d)(s.lend(r, "other"))
 	s.ext = network(&weftv1.Network{Type: flat, PhysicalNetwork: "ext1", External: true})
 	s.bare = network(&weftv1.Network{Type: flat, PhysicalNetwork: "ext2", External: true})
 	s.sub = subnet(&weftv1.Subnet{NetworkId: s.net.GetId(), Cidr: "10.0.0.0/29"})
@@ -148,6 +151,10 @@ func (d *duel) set(ctx context.Context) *stage {
 	s.fip = must[*weftv1.FloatingIp](d)(r.CreateFloatingIp(ctx, &weftv1.CreateFloatingIpRequest{FloatingIp: &weftv1.FloatingIp{NetworkId: s.ext.GetId(), PortId: s.port.GetId()}}))
 	s.loose = must[*weftv1.FloatingIp](d)(r.CreateFloatingIp(ctx, &weftv1.CreateFloatingIpRequest{FloatingIp: &weftv1.FloatingIp{NetworkId: s.ext.GetId()}}))
 	return s
+}
+
+func (s *stage) lend(r *replica, project string) (*weftv1.NetworkGrant, error) {
+	return r.CreateNetworkGrant(s.ctx, &weftv1.CreateNetworkGrantRequest{NetworkGrant: &weftv1.NetworkGrant{NetworkId: s.net.GetId(), TargetProject: project}})
 }
 
 func (s *stage) attach(r *replica, router *weftv1.Router, sub *weftv1.Subnet) (*weftv1.Router, error) {
@@ -206,6 +213,13 @@ func networkMoves() []move {
 		{"network to internal", func(s *stage, r *replica) error { return s.updateNetwork(r, s.bare, "external") }},
 		{"used network to internal", func(s *stage, r *replica) error { return s.updateNetwork(r, s.ext, "external") }},
 		{"network to private", func(s *stage, r *replica) error { return s.updateNetwork(r, s.net, "shared") }},
+		{"network granted to another", func(s *stage, r *replica) error { return only(s.lend(r, "third")) }},
+		{"network revoked", func(s *stage, r *replica) error {
+			return only(r.DeleteNetworkGrant(s.ctx, &weftv1.DeleteNetworkGrantRequest{Id: s.grant.GetId()}))
+		}},
+		{"bare network granted", func(s *stage, r *replica) error {
+			return only(r.CreateNetworkGrant(s.ctx, &weftv1.CreateNetworkGrantRequest{NetworkGrant: &weftv1.NetworkGrant{NetworkId: s.bare.GetId(), TargetProject: "other"}}))
+		}},
 		{"bare network delete", func(s *stage, r *replica) error {
 			return only(r.DeleteNetwork(s.ctx, &weftv1.DeleteNetworkRequest{Id: s.bare.GetId()}))
 		}},
@@ -432,6 +446,12 @@ func known() map[string][]string {
 		"router on one node":  {"router takeover"},
 		"router delete":       {"router takeover"},
 		"one DHCP server":     {"subnet create"},
+		// Whoever makes a port on a network rests on the network's being shared or granted, and whoever takes that away on there being none.
+		"port create elsewhere": {"network to private", "network revoked"},
+		"network to private":    {"port create elsewhere", "network revoked"},
+		"network revoked":       {"port create elsewhere", "network to private"},
+		"bare network delete":   {"bare network granted"},
+		"bare network granted":  {"bare network delete"},
 	}
 }
 

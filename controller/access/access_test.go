@@ -180,7 +180,7 @@ func (c *cluster) writes(client *clientv3.Client, router string, want bool) {
 func rights() map[string]string {
 	return map[string]string{
 		"network/x": "r", "subnet/x/y": "r", "port/x/y": "r", "router/x": "r", "floatingip/x/y": "r",
-		"securitygroup/x": "r", "rule/x/y": "r", "member/x/y": "r", "addressgroup/x": "r", "instance/x": "r",
+		"networkgrant/x/y": "", "securitygroup/x": "r", "rule/x/y": "r", "member/x/y": "r", "addressgroup/x": "r", "instance/x": "r",
 		"segmentrange/x": "", "node/net1": "", "node/net2": "", "locator/port/x": "",
 		"host/net1/port/x": "r", "host/net1/router/" + mine: "r", "host/net1/dhcp/x": "r",
 		"host/net2/port/x": "", "host/net2/router/" + mine: "r", "host/net2/router/" + theirs: "", "host/net2/dhcp/x": "",

@@ -41,7 +41,7 @@ func (s *Server) checkAttach(ctx context.Context, e *edit, r *weftv1.Router, sub
 	if err != nil {
 		return err
 	}
-	if err := s.checkProject(r.GetProject(), net.Msg); err != nil {
+	if err := s.checkProject(ctx, e, r.GetProject(), net.Msg); err != nil {
 		return err
 	}
 	legs, err := s.legs(ctx, e, r)

@@ -13,6 +13,7 @@ import (
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
 	"github.com/weft-sdn/weft/proto/store"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
 // listRequest is the request of the standard method List.
@@ -78,16 +79,16 @@ func (r *resource[M]) list(ctx context.Context, req listRequest) (page[M], error
 // sorted puts what entries hold in order: n places, and what is at each, if it is anything to show. A place is the same on
 // all pages, for it does not depend on what nodes report, unless that is what the list is ordered by.
 func (r *resource[M]) sorted(ctx context.Context, v *record.View, entries []store.Entry, s selection) (n int, at func(int) (M, bool)) {
+	entries = slices.Clone(entries) // what a view has read is in the order of the keys
 	slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(idOf(a.Key), idOf(b.Key)) })
 	if s.order.Empty() {
 		return len(entries), func(i int) (M, bool) {
-			m, ok := r.decode(ctx, v, entries[i])
-			return m, ok && r.ofProject(m, s.project)
+			return r.decode(ctx, v, entries[i], s.project)
 		}
 	}
 	all := make([]M, 0, len(entries))
 	for _, e := range entries {
-		if m, ok := r.decode(ctx, v, e); ok && r.ofProject(m, s.project) {
+		if m, ok := r.decode(ctx, v, e, s.project); ok {
 			all = append(all, m)
 		}
 	}
@@ -119,7 +120,7 @@ func (r *resource[M]) asOf(ctx context.Context, s selection) (used *record.View,
 		if err != nil {
 			return nil, err
 		}
-		return entries, r.lenders(ctx, v, entries)
+		return entries, r.lenders(ctx, v, entries, s.project)
 	}
 	if s.page.Revision > 0 {
 		entries, err = read(record.ViewAt(r.server.opts.Store, s.page.Revision))
@@ -129,12 +130,19 @@ func (r *resource[M]) asOf(ctx context.Context, s selection) (used *record.View,
 	return used, entries, err
 }
 
-// lenders reads together the networks that decide whether a caller sees their subnets.
-func (r *resource[M]) lenders(ctx context.Context, v *record.View, entries []store.Entry) error {
-	if r.Family != keys.FamilySubnet || caller.From(ctx).Operates() {
+// lenders reads together what decides whether networks and subnets belong into a list: grants and, of subnets, their
+// networks.
+func (r *resource[M]) lenders(ctx context.Context, v *record.View, entries []store.Entry, project string) error {
+	operates := caller.From(ctx).Operates()
+	grants := store.Prefix(keys.All(keys.FamilyNetworkGrant))
+	switch {
+	case r.Family == keys.FamilyNetwork && (!operates || project != ""):
+		_, err := v.Read(ctx, grants)
+		return err
+	case r.Family != keys.FamilySubnet || operates:
 		return nil
 	}
-	var queries []store.Query
+	queries := []store.Query{grants}
 	asked := map[string]bool{}
 	for _, e := range entries {
 		if k, err := keys.Parse(e.Key); err == nil && !asked[k.Scope()] {
@@ -187,26 +195,44 @@ func ifNotFound(err error, read func(context.Context, ...store.Query) ([]store.R
 	}
 }
 
-// decode decodes an entry that the caller sees and completes it. One that is no object of the kind is left out with a line in
-// the log: one bad object hides no other.
-func (r *resource[M]) decode(ctx context.Context, v *record.View, e store.Entry) (M, bool) {
+// decode decodes an entry that belongs into the list of a project and that the caller sees, and completes it. One that is no
+// object of the kind is left out with a line in the log: one bad object hides no other.
+func (r *resource[M]) decode(ctx context.Context, v *record.View, e store.Entry, project string) (M, bool) {
 	s, err := r.Decode(e)
 	if err != nil {
 		r.server.opts.Log.Error("leaving an object out of a list", "key", e.Key, "error", err)
 		return s.Msg, false
 	}
-	if ok, err := r.visible(ctx, v, s.Msg); err != nil || !ok {
+	if ok, err := r.listed(ctx, v, s.Msg, project); err != nil || !ok {
 		return s.Msg, false
 	}
 	return r.shown(ctx, s.Msg, s.Revision), true
 }
 
-// ofProject reports whether an object belongs into the list of a project: its own and, of networks, shared ones.
-func (r *resource[M]) ofProject(m M, project string) bool {
+// listed reports whether an object belongs into the list of a project that the caller gets.
+func (r *resource[M]) listed(ctx context.Context, v *record.View, m M, project string) (bool, error) {
+	if of, err := r.ofProject(ctx, v, m, project); err != nil || !of {
+		return false, err
+	}
+	return r.visible(ctx, v, m)
+}
+
+// ofProject reports whether an object belongs into the list of a project: its own, networks that are shared or granted to it,
+// and such grants.
+func (r *resource[M]) ofProject(ctx context.Context, v *record.View, m M, project string) (bool, error) {
 	h := r.Header(m)
 	if project == "" || h.Project == nil || *h.Project == project {
-		return true
+		return true, nil
 	}
-	shared, ok := any(m).(interface{ GetShared() bool })
-	return ok && shared.GetShared()
+	switch m := any(m).(type) {
+	case *weftv1.Network:
+		if m.GetShared() || !caller.From(ctx).Sees(project) {
+			return m.GetShared(), nil
+		}
+		return granted(ctx, v, m.GetId(), project)
+	case *weftv1.NetworkGrant:
+		return m.GetTargetProject() == project, nil
+	default:
+		return false, nil
+	}
 }

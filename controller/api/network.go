@@ -274,33 +274,6 @@ func (s *Server) changeServers(ctx context.Context, e *edit, before, after *weft
 	return e.place().FitDHCP(ctx, before, after, messages(subnets))
 }
 
-// checkUnshare refuses to take a network from other projects that use it.
-func (s *Server) checkUnshare(ctx context.Context, e *edit, n *weftv1.Network) error {
-	subnets, err := s.subnets.Under(ctx, e.View, keys.Subnets(n.GetId()))
-	if err != nil {
-		return err
-	}
-	ports, err := s.ports.Under(ctx, e.View, keys.Ports(n.GetId()))
-	if err != nil {
-		return err
-	}
-	var obstacles []string
-	for _, sub := range subnets {
-		if sub.Msg.GetProject() != n.GetProject() {
-			obstacles = append(obstacles, s.subnets.Label(sub.Msg))
-		}
-	}
-	for _, p := range ports {
-		gateway := n.GetExternal() && p.Msg.GetDeviceOwner() == model.OwnerRouterGateway
-		if p.Msg.GetProject() != n.GetProject() && !gateway {
-			obstacles = append(obstacles, portLabel(p.Msg))
-		}
-	}
-	e.txn.NoneChangedUnder(keys.Subnets(n.GetId()), e.Revision())
-	e.txn.NoneChangedUnder(keys.Ports(n.GetId()), e.Revision())
-	return fault.Obstacles(s.networks.Label(n)+" can't be made private to its project", obstacles)
-}
-
 // checkInternal refuses to make a network internal while it is a way out.
 func (s *Server) checkInternal(ctx context.Context, e *edit, n *weftv1.Network) error {
 	ports, err := s.ports.Under(ctx, e.View, keys.Ports(n.GetId()))
@@ -350,7 +323,7 @@ func (s *Server) releaseNetwork(ctx context.Context, e *edit, n record.Stored[*w
 	}
 	for _, p := range ports {
 		if p.Msg.GetDeviceOwner() != model.OwnerDHCP {
-			obstacles = append(obstacles, portLabel(p.Msg))
+			obstacles = append(obstacles, portLabelFor(ctx, p.Msg))
 		}
 	}
 	for range more + morePorts - int64(len(subnets)+len(ports)) {
@@ -361,6 +334,9 @@ func (s *Server) releaseNetwork(ctx context.Context, e *edit, n record.Stored[*w
 	}
 	e.txn.NoneUnder(keys.Subnets(id))
 	e.txn.NoneUnder(keys.Ports(id))
+	if err := releaseGrants(ctx, e, id); err != nil {
+		return err
+	}
 	typed, err := model.NetworkFrom(n.Msg)
 	if err != nil {
 		return fault.Damaged("network "+id, err)

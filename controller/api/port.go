@@ -86,7 +86,15 @@ func (s *Server) portName(ctx context.Context, e *edit, id string) string {
 	if err != nil {
 		return fault.Label("port", "", id)
 	}
-	return portLabel(p.Msg)
+	return portLabelFor(ctx, p.Msg)
+}
+
+// portLabelFor is portLabel for a caller who may not see the port, and then learns no more than whose it is.
+func portLabelFor(ctx context.Context, p *weftv1.Port) string {
+	if !caller.From(ctx).Sees(p.GetProject()) {
+		return "a port of project " + p.GetProject()
+	}
+	return portLabel(p)
 }
 
 // ofPort asks for what a new port rests on.
@@ -121,7 +129,7 @@ func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
 	if err := checkDevice(ctx, e, p); err != nil {
 		return err
 	}
-	if err := s.checkProject(p.GetProject(), net.Msg); err != nil {
+	if err := s.checkProject(ctx, e, p.GetProject(), net.Msg); err != nil {
 		return err
 	}
 	guard(e, net)

@@ -18,8 +18,8 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// visible reports whether the caller sees an object: what is of their projects, and networks that are shared or external,
-// with their subnets. What somebody does not see does not exist for them.
+// visible reports whether the caller sees an object: what is of their projects, networks that are shared, external or granted
+// to them, with their subnets, and such grants. What somebody does not see does not exist for them.
 func (r *resource[M]) visible(ctx context.Context, v *record.View, m M) (bool, error) {
 	c, h := caller.From(ctx), r.Header(m)
 	switch {
@@ -32,20 +32,30 @@ func (r *resource[M]) visible(ctx context.Context, v *record.View, m M) (bool, e
 	}
 	switch m := any(m).(type) {
 	case *weftv1.Network:
-		return lent(m), nil
+		return lent(ctx, v, m)
 	case *weftv1.Subnet:
 		n, err := r.server.networks.At(ctx, v, "", m.GetNetworkId())
 		if fault.IsNotFound(err) {
 			return false, nil
 		}
-		return err == nil && lent(n.Msg), err
+		if err != nil {
+			return false, err
+		}
+		return lent(ctx, v, n.Msg)
+	case *weftv1.NetworkGrant:
+		return c.Sees(m.GetTargetProject()), nil
 	default:
 		return false, nil
 	}
 }
 
-// lent reports whether a network is every project's to use, in one way or another.
-func lent(n *weftv1.Network) bool { return n.GetShared() || n.GetExternal() }
+// lent reports whether a network that is not the caller's is theirs to use, in one way or another.
+func lent(ctx context.Context, v *record.View, n *weftv1.Network) (bool, error) {
+	if n.GetShared() || n.GetExternal() {
+		return true, nil
+	}
+	return granted(ctx, v, n.GetId(), caller.From(ctx).Projects...)
+}
 
 // seen is an object that has been read, if the caller sees it; else it does not exist.
 func (r *resource[M]) seen(ctx context.Context, v *record.View, s record.Stored[M], err error) (record.Stored[M], error) {

@@ -35,6 +35,7 @@ type Server struct {
 	requests *requests
 
 	networks  *resource[*weftv1.Network]
+	grants    *resource[*weftv1.NetworkGrant]
 	subnets   *resource[*weftv1.Subnet]
 	ports     *resource[*weftv1.Port]
 	routers   *resource[*weftv1.Router]
@@ -50,6 +51,8 @@ type Server struct {
 func New(opts Options) *Server {
 	s := &Server{opts: opts, requests: &requests{store: opts.Store}}
 	s.networks = newResource(s, record.Networks(), opts.Fleet.Network)
+	s.grants = newResource(s, record.NetworkGrants(), nil)
+	s.grants.derived = true
 	s.subnets = newResource(s, record.Subnets(), nil)
 	s.ports = newResource(s, record.Ports(), opts.Fleet.Port)
 	s.ports.compose, s.ports.enrich = showSecurity, readInstance

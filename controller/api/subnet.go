@@ -95,14 +95,6 @@ func (s *Server) network(ctx context.Context, e *edit, id string) (record.Stored
 	return net, subnets, nil
 }
 
-// checkProject refuses what would put an object of one project into another's private network.
-func (s *Server) checkProject(project string, n *weftv1.Network) error {
-	if n.GetShared() || n.GetProject() == project {
-		return nil
-	}
-	return fault.Precondition("%s is private to project %s; project %s can't use it unless it is shared", s.networks.Label(n), n.GetProject(), project)
-}
-
 func (s *Server) addSubnet(ctx context.Context, e *edit, sub *weftv1.Subnet) error {
 	net, siblings, err := s.networkFor(ctx, e, sub.GetNetworkId())
 	if err == nil {
@@ -119,7 +111,7 @@ func (s *Server) addSubnet(ctx context.Context, e *edit, sub *weftv1.Subnet) err
 	if err != nil {
 		return err
 	}
-	if err := s.checkProject(sub.GetProject(), net.Msg); err != nil {
+	if err := s.checkProject(ctx, e, sub.GetProject(), net.Msg); err != nil {
 		return err
 	}
 	for _, other := range siblings {

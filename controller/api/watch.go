@@ -186,6 +186,8 @@ func (w *watcher) event(ctx context.Context, ev *clientv3.Event) (*weftv1.WatchE
 	switch k.Family { //nolint:exhaustive // the others are of no interest
 	case keys.FamilyNetwork:
 		return changed(ctx, w, w.networks, ev)
+	case keys.FamilyNetworkGrant:
+		return changed(ctx, w, w.grants, ev)
 	case keys.FamilySubnet:
 		return changed(ctx, w, w.subnets, ev)
 	case keys.FamilyPort:
@@ -220,23 +222,20 @@ func (w *watcher) wants(kind weftv1.Kind) bool {
 	return len(w.req.GetKinds()) == 0 || slices.Contains(w.req.GetKinds(), kind)
 }
 
-// belongs reports whether an object belongs into the lists of the watch's project that its caller sees.
-func belongs[M messageOf](ctx context.Context, w *watcher, r *resource[M], s record.Stored[M]) bool {
-	if !r.ofProject(s.Msg, w.req.GetProject()) {
-		return false
-	}
-	ok, err := r.visible(ctx, record.ViewAt(w.opts.Store, s.Revision), s.Msg)
+// belongs reports whether an object belongs, at a revision, into the lists of the watch's project that its caller sees.
+func belongs[M messageOf](ctx context.Context, w *watcher, r *resource[M], m M, at int64) bool {
+	ok, err := r.listed(ctx, record.ViewAt(w.opts.Store, at), m, w.req.GetProject())
 	return err == nil && ok
 }
 
-// belonged reports whether an object belonged into the lists of the watch's project before an event: whoever has listed it
-// has to learn that it no longer does.
+// belonged reports whether an object belonged into the lists of the watch's project just before an event: whoever has listed
+// it has to learn that it no longer does.
 func belonged[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *clientv3.Event) bool {
 	if ev.PrevKv == nil {
 		return false
 	}
 	before, err := r.Decode(store.Entry{Key: string(ev.PrevKv.Key), Value: ev.PrevKv.Value, Revision: ev.PrevKv.ModRevision})
-	return err == nil && belongs(ctx, w, r, before)
+	return err == nil && belongs(ctx, w, r, before.Msg, ev.Kv.ModRevision-1)
 }
 
 func isDelete(ev *clientv3.Event) bool { return ev.Type == mvccpb.DELETE }
@@ -265,7 +264,8 @@ func changed[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *c
 		w.opts.Log.Error("leaving an object out of a watch", "error", err)
 		return nil, nil //nolint:nilerr,nilnil // one bad object hides no other
 	}
-	if !belongs(ctx, w, r, stored) && !belonged(ctx, w, r, ev) {
+	belongs := !isDelete(ev) && belongs(ctx, w, r, stored.Msg, stored.Revision)
+	if !belongs && !belonged(ctx, w, r, ev) {
 		return nil, nil //nolint:nilnil // no event
 	}
 	if isDelete(ev) {
@@ -298,6 +298,8 @@ func setObject(out *weftv1.WatchEvent, m messageOf) {
 	switch m := m.(type) {
 	case *weftv1.Network:
 		out.Object = &weftv1.WatchEvent_Network{Network: m}
+	case *weftv1.NetworkGrant:
+		out.Object = &weftv1.WatchEvent_NetworkGrant{NetworkGrant: m}
 	case *weftv1.Subnet:
 		out.Object = &weftv1.WatchEvent_Subnet{Subnet: m}
 	case *weftv1.Port:
@@ -356,13 +358,18 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 	if !w.wants(r.Enum) {
 		return nil, nil //nolint:nilnil // no event
 	}
-	stored, err := record.Fresh(w.opts.Store, func(v *record.View) (record.Stored[M], error) { return r.Get(ctx, v, id) })
+	var at int64
+	stored, err := record.Fresh(w.opts.Store, func(v *record.View) (record.Stored[M], error) {
+		s, err := r.Get(ctx, v, id)
+		at = v.Revision()
+		return s, err
+	})
 	switch {
 	case fault.IsNotFound(err):
 		return nil, nil //nolint:nilnil // a report on what is gone
 	case err != nil:
 		return nil, err
-	case !belongs(ctx, w, r, stored):
+	case !belongs(ctx, w, r, stored.Msg, at):
 		return nil, nil //nolint:nilnil // no event
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_STATUS, Revision: ev.Kv.ModRevision}

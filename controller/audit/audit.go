@@ -37,8 +37,8 @@ func examine(entries []store.Entry) *auditor {
 		networks: map[string]*weftv1.Network{}, subnets: map[string]*weftv1.Subnet{}, ports: map[string]*weftv1.Port{},
 		routers: map[string]*weftv1.Router{}, floating: map[string]*weftv1.FloatingIp{},
 		groups: map[string]*weftv1.SecurityGroup{}, groupRules: map[string]*weftv1.SecurityGroupRule{}, addressGroups: map[string]*weftv1.AddressGroup{},
-		instances: map[string]*weftv1.Instance{},
-		derived:   map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{}, agents: map[string]bool{},
+		instances: map[string]*weftv1.Instance{}, grants: map[string]*weftv1.NetworkGrant{},
+		derived: map[string]proto.Message{}, expected: map[string]proto.Message{}, plugs: map[string]bool{}, agents: map[string]bool{},
 		subnetsOf: map[string][]*weftv1.Subnet{}, serversOf: map[string][]*weftv1.Port{},
 	}
 	for _, e := range entries {
@@ -47,6 +47,7 @@ func examine(entries []store.Entry) *auditor {
 	a.index()
 	a.refusal()
 	a.network()
+	a.networkGrants()
 	a.port()
 	a.router()
 	a.floatingIP()
@@ -60,6 +61,7 @@ func examine(entries []store.Entry) *auditor {
 // auditor collects what there is, what there should be, and the difference.
 type auditor struct {
 	networks map[string]*weftv1.Network
+	grants   map[string]*weftv1.NetworkGrant
 	subnets  map[string]*weftv1.Subnet
 	ports    map[string]*weftv1.Port
 	routers  map[string]*weftv1.Router
@@ -137,6 +139,8 @@ func (a *auditor) slot(k keys.Key, key string) proto.Message {
 	switch k.Family {
 	case keys.FamilyNetwork:
 		return put(a.networks, k.ID(), &weftv1.Network{})
+	case keys.FamilyNetworkGrant:
+		return put(a.grants, k.ID(), &weftv1.NetworkGrant{})
 	case keys.FamilySubnet:
 		return put(a.subnets, k.ID(), &weftv1.Subnet{})
 	case keys.FamilyPort:

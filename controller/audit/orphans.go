@@ -65,7 +65,7 @@ func Orphans(entries []store.Entry) []Orphan {
 func objectFamilies() []keys.Family {
 	return []keys.Family{
 		keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP,
-		keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyAddressGroup,
+		keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyAddressGroup, keys.FamilyNetworkGrant,
 	}
 }
 

@@ -3,6 +3,7 @@ package audit
 import (
 	"net/netip"
 
+	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -37,12 +38,12 @@ func (a *auditor) segmentRanges() {
 	}
 }
 
-// projects checks that private networks hold nothing of other projects but gateways, and that a floating IP and its port
+// projects checks that private networks hold nothing of projects to which they are not granted but gateways, and that a floating IP and its port
 // are of one project.
 func (a *auditor) projects() {
 	private := func(network, project string) bool {
 		n := a.networks[network]
-		return n != nil && !n.GetShared() && n.GetProject() != project
+		return n != nil && !n.GetShared() && n.GetProject() != project && a.grants[record.GrantID(network, project)] == nil
 	}
 	for id, s := range a.subnets {
 		if private(s.GetNetworkId(), s.GetProject()) {

@@ -45,7 +45,7 @@ func acts() map[string]act {
 		"grpc.reflection.v1.ServerReflection":            see, "grpc.reflection.v1alpha.ServerReflection": see,
 	}
 	for service, kinds := range map[string][]string{
-		"NetworkService": {"Network"}, "SubnetService": {"Subnet"}, "PortService": {"Port"}, "RouterService": {"Router"},
+		"NetworkService": {"Network", "NetworkGrant"}, "SubnetService": {"Subnet"}, "PortService": {"Port"}, "RouterService": {"Router"},
 		"FloatingIpService": {"FloatingIp"}, "SecurityGroupService": {"SecurityGroup", "SecurityGroupRule", "AddressGroup"},
 	} {
 		for _, kind := range kinds {

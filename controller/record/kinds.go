@@ -1,6 +1,8 @@
 package record
 
 import (
+	"github.com/google/uuid"
+
 	"github.com/weft-sdn/weft/proto/keys"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -17,6 +19,27 @@ func Networks() *Kind[*weftv1.Network] {
 		},
 	}
 }
+
+// NetworkGrants describes grants of networks, which lie in their network's scope and never change.
+func NetworkGrants() *Kind[*weftv1.NetworkGrant] {
+	return &Kind[*weftv1.NetworkGrant]{
+		Name: "network grant", Enum: weftv1.Kind_KIND_NETWORK_GRANT, Family: keys.FamilyNetworkGrant, Locator: keys.KindNetworkGrant, ScopeField: "network_id",
+		New:   func() *weftv1.NetworkGrant { return &weftv1.NetworkGrant{} },
+		Scope: func(m *weftv1.NetworkGrant) string { return m.GetNetworkId() },
+		Header: func(m *weftv1.NetworkGrant) Header {
+			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+		},
+	}
+}
+
+// GrantID is the id of the grant of a network to a project: a name-based UUID (RFC 9562 section 5.5), so that whoever makes
+// the same grant twice, or at the same time, meets itself under one key.
+func GrantID(network, project string) string {
+	return uuid.NewSHA1(uuid.MustParse(grants), []byte(network+"/"+project)).String()
+}
+
+// grants is the namespace of the ids of grants.
+const grants = "5a0c8ee4-0f6f-4d5f-9d0f-6a1b7f0f3c52"
 
 // Subnets describes subnets, which lie in their network's scope.
 func Subnets() *Kind[*weftv1.Subnet] {

@@ -21,6 +21,7 @@ type View struct {
 	store    *store.Store
 	revision int64
 	memo     map[store.Query]store.Result
+	whole    []store.Query // those of memo that ask for whole ranges
 }
 
 // NewView makes a view whose first read sets its revision.
@@ -54,7 +55,7 @@ const maxQueries = 128
 func (v *View) Read(ctx context.Context, queries ...store.Query) ([]store.Result, error) {
 	var missing []store.Query
 	for _, q := range queries {
-		if _, ok := v.memo[q]; !ok {
+		if !v.known(q) {
 			missing = append(missing, q)
 		}
 	}
@@ -72,6 +73,20 @@ func (v *View) Read(ctx context.Context, queries ...store.Query) ([]store.Result
 	return out, nil
 }
 
+// known reports whether a query has been answered, by itself or as part of a range.
+func (v *View) known(q store.Query) bool {
+	if _, ok := v.memo[q]; ok {
+		return true
+	}
+	for _, all := range v.whole {
+		if r, ok := all.Extract(v.memo[all], q); ok {
+			v.memo[q] = r
+			return true
+		}
+	}
+	return false
+}
+
 func (v *View) fetch(ctx context.Context, queries []store.Query) error {
 	snap, err := v.store.ReadAt(ctx, v.revision, queries...)
 	if err != nil {
@@ -80,6 +95,9 @@ func (v *View) fetch(ctx context.Context, queries []store.Query) error {
 	v.revision = snap.Revision
 	for i, q := range queries {
 		v.memo[q] = snap.Results[i]
+		if q.Whole() {
+			v.whole = append(v.whole, q)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/weft-sdn/weft/proto/keys"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -80,6 +82,42 @@ func TestARouterWithTwoNodesIsJoined(t *testing.T) {
 		"net2 is still to hand it over":        func(s *store) { binding(s, "net2").HandOver = "net1" },
 		"; router r is planned on [net1 net2]": func(s *store) { binding(s, "net2").Nodes = []string{"net2"} },
 		"on nodes of several pools":            func(s *store) { s.agents["net2"].msg.Pool = "other" },
+	} {
+		s := good()
+		spoil(s)
+		found := s.join()
+		if !slices.ContainsFunc(found, func(f Finding) bool { return f.Promise == Exact && strings.Contains(f.Text, says) }) {
+			t.Errorf("nothing like %q in %v", says, found)
+		}
+	}
+}
+
+// TestAGuestOnANetworkIsJoined holds the check to who may use a network: its project, and those to whom it is granted.
+func TestAGuestOnANetworkIsJoined(t *testing.T) {
+	good := func() *store {
+		s := newStore()
+		s.networks["n"] = stored[*weftv1.Network]{msg: &weftv1.Network{Id: "n", Project: "red", Type: weftv1.NetworkType_NETWORK_TYPE_VXLAN}}
+		s.ports["p"] = stored[*weftv1.Port]{msg: &weftv1.Port{Id: "p", Project: "green", NetworkId: "n"}}
+		s.grants["g"] = stored[*weftv1.NetworkGrant]{msg: &weftv1.NetworkGrant{Id: "g", NetworkId: "n", Project: "red", TargetProject: "green"}}
+		s.scopes[keys.NetworkGrant("n", "g")] = "n"
+		for key, m := range map[string]proto.Message{
+			keys.SegmentClaim("vxlan", "", 0):        &storev1.Claim{Kind: keys.KindNetwork, Id: "n"},
+			keys.MACClaim("n", ""):                   &storev1.Claim{Kind: keys.KindPort, Id: "p"},
+			keys.Locator(keys.KindPort, "p"):         &storev1.Locator{Scope: "n"},
+			keys.Locator(keys.KindNetworkGrant, "g"): &storev1.Locator{Scope: "n"},
+		} {
+			s.derived[key] = m
+		}
+		return s
+	}
+	if found := good().join(); len(found) > 0 {
+		t.Fatalf("found %v", found)
+	}
+	for says, spoil := range map[string]func(*store){
+		"its network n is private to project red": func(s *store) { s.grants["g"].msg.TargetProject = "blue" },
+		"network grant g is of project pink":      func(s *store) { s.grants["g"].msg.Project = "pink" },
+		"does not lie there":                      func(s *store) { s.scopes[keys.NetworkGrant("n", "g")] = "m" },
+		"is missing":                              func(s *store) { delete(s.derived, keys.Locator(keys.KindNetworkGrant, "g")) },
 	} {
 		s := good()
 		spoil(s)

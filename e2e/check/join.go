@@ -18,6 +18,7 @@ import (
 func (s *store) join() findings {
 	j := &joining{store: s, want: map[string]proto.Message{}, found: slices.Clone(s.found)}
 	j.networks()
+	j.networkGrants()
 	j.subnets()
 	j.ports()
 	j.routers()
@@ -102,8 +103,35 @@ func (j *joining) dhcp(id string, n *weftv1.Network) {
 	}
 }
 
+// networkGrants checks that grants lie with the network that they name, and are of its project.
+func (j *joining) networkGrants() {
+	for id, g := range j.grants {
+		network := g.msg.GetNetworkId()
+		j.expect(keys.Locator(keys.KindNetworkGrant, id), &storev1.Locator{Scope: network})
+		if got := j.scopes[keys.NetworkGrant(network, id)]; got != network {
+			j.addf("network grant %s is of network %q and does not lie there", id, network)
+		}
+		j.inProject("network grant "+id, g.msg.GetProject(), j.store.networks[network].msg)
+	}
+}
+
+// guest checks that a network is a project's to use: its own, shared or granted to it.
+func (j *joining) guest(who, project, network string) {
+	n, ok := j.store.networks[network]
+	if !ok || n.msg.GetShared() || n.msg.GetProject() == project {
+		return
+	}
+	for _, g := range j.grants {
+		if g.msg.GetNetworkId() == network && g.msg.GetTargetProject() == project {
+			return
+		}
+	}
+	j.addf("%s is of project %s, and its network %s is private to project %s", who, project, network, n.msg.GetProject())
+}
+
 func (j *joining) subnets() {
 	for id, s := range j.store.subnets {
+		j.guest("subnet "+id, s.msg.GetProject(), s.msg.GetNetworkId())
 		j.expect(keys.Locator(keys.KindSubnet, id), &storev1.Locator{Scope: s.msg.GetNetworkId()})
 		if _, ok := j.store.networks[s.msg.GetNetworkId()]; !ok {
 			j.addf("subnet %s is of network %s, which does not exist", id, s.msg.GetNetworkId())
@@ -116,6 +144,9 @@ func (j *joining) ports() {
 		network := p.msg.GetNetworkId()
 		j.expect(keys.Locator(keys.KindPort, id), &storev1.Locator{Scope: network})
 		j.claim(keys.MACClaim(network, p.msg.GetMacAddress()), keys.KindPort, id)
+		if p.msg.GetDeviceOwner() != ownerGateway { // on an external network
+			j.guest("port "+id, p.msg.GetProject(), network)
+		}
 		if _, ok := j.store.networks[network]; !ok {
 			j.addf("port %s is of network %s, which does not exist", id, network)
 		}

@@ -31,6 +31,7 @@ type stored[M proto.Message] struct {
 // store is all that etcd holds below keys.Root, decoded, at one revision.
 type store struct {
 	networks map[string]stored[*weftv1.Network]
+	grants   map[string]stored[*weftv1.NetworkGrant]
 	subnets  map[string]stored[*weftv1.Subnet]
 	ports    map[string]stored[*weftv1.Port]
 	routers  map[string]stored[*weftv1.Router]
@@ -62,7 +63,7 @@ type store struct {
 
 func newStore() *store {
 	return &store{
-		networks: map[string]stored[*weftv1.Network]{}, subnets: map[string]stored[*weftv1.Subnet]{},
+		networks: map[string]stored[*weftv1.Network]{}, grants: map[string]stored[*weftv1.NetworkGrant]{}, subnets: map[string]stored[*weftv1.Subnet]{},
 		ports: map[string]stored[*weftv1.Port]{}, routers: map[string]stored[*weftv1.Router]{},
 		floating: map[string]stored[*weftv1.FloatingIp]{}, ranges: map[string]stored[*weftv1.SegmentRange]{},
 		groups: map[string]stored[*weftv1.SecurityGroup]{}, rules: map[string]stored[*weftv1.SecurityGroupRule]{},
@@ -117,6 +118,8 @@ func (s *store) decode(k keys.Key, key string, value []byte, revision int64) err
 	switch k.Family { //nolint:exhaustive // the others are nodes'
 	case keys.FamilyNetwork:
 		return put(s.networks, k.ID(), key, value, revision, &weftv1.Network{})
+	case keys.FamilyNetworkGrant:
+		return s.scoped(k, key, put(s.grants, k.ID(), key, value, revision, &weftv1.NetworkGrant{}))
 	case keys.FamilySubnet:
 		return s.scoped(k, key, put(s.subnets, k.ID(), key, value, revision, &weftv1.Subnet{}))
 	case keys.FamilyPort:

@@ -55,17 +55,19 @@ const (
 	FamilyMember        Family = "member"
 	FamilyAddressGroup  Family = "addressgroup"
 	FamilyInstance      Family = "instance"
+	FamilyNetworkGrant  Family = "networkgrant"
 )
 
 // The things that host/<node>/, status/<node>/ and locator/ speak of.
 const (
-	KindPort       = "port"
-	KindSubnet     = "subnet"
-	KindRouter     = "router"
-	KindDHCP       = "dhcp"
-	KindFloatingIP = "floatingip"
-	KindNetwork    = "network"
-	KindRule       = "rule"
+	KindPort         = "port"
+	KindSubnet       = "subnet"
+	KindRouter       = "router"
+	KindDHCP         = "dhcp"
+	KindFloatingIP   = "floatingip"
+	KindNetwork      = "network"
+	KindRule         = "rule"
+	KindNetworkGrant = "networkgrant"
 )
 
 // The kinds of claim.
@@ -94,6 +96,12 @@ func All(f Family) string { return Root + string(f) + "/" }
 
 // Network is the key of a network.
 func Network(id string) string { return join(FamilyNetwork, id) }
+
+// NetworkGrant is the key of a grant of a network.
+func NetworkGrant(network, id string) string { return join(FamilyNetworkGrant, network, id) }
+
+// NetworkGrants is the prefix of a network's grants.
+func NetworkGrants(network string) string { return under(FamilyNetworkGrant, network) }
 
 // Subnet is the key of a subnet.
 func Subnet(network, id string) string { return join(FamilySubnet, network, id) }

@@ -27,6 +27,7 @@ type example struct {
 // built is one key of every builder, with what Parse must make of it and the prefixes that must cover it.
 var built = []example{
 	{keys.Network(id1), keys.FamilyNetwork, []string{id1}, nil},
+	{keys.NetworkGrant(id1, id2), keys.FamilyNetworkGrant, []string{id1, id2}, []string{keys.NetworkGrants(id1)}},
 	{keys.Subnet(id1, id2), keys.FamilySubnet, []string{id1, id2}, []string{keys.Subnets(id1)}},
 	{keys.Port(id1, id2), keys.FamilyPort, []string{id1, id2}, []string{keys.Ports(id1)}},
 	{keys.Router(id1), keys.FamilyRouter, []string{id1}, nil},

@@ -24,6 +24,7 @@ type Spec struct {
 func Families() []Spec {
 	return []Spec{
 		{FamilyNetwork, []string{"network"}, "weft.v1.Network", "controller", "A network."},
+		{FamilyNetworkGrant, []string{"network", "grant"}, "weft.v1.NetworkGrant", "controller", "A project other than the network's own may use it."},
 		{FamilySubnet, []string{"network", "subnet"}, "weft.v1.Subnet", "controller", "A subnet, in its network's scope."},
 		{FamilyPort, []string{"network", "port"}, "weft.v1.Port", "controller", "A port, in its network's scope: every node with a port of the network follows these."},
 		{FamilyRouter, []string{"router"}, "weft.v1.Router", "controller", "A router with its gateway, interfaces, routes and placement."},
@@ -35,7 +36,7 @@ func Families() []Spec {
 		{FamilyInstance, []string{"port"}, "weft.v1.Instance", "controller", "What the VM behind the port learns of itself; read when it asks."},
 		{FamilySegmentRange, []string{"range"}, "weft.v1.SegmentRange", "controller", "A pool of segments."},
 		{FamilyNode, []string{"node"}, "weft.store.v1.NodeSettings", "controller", "What the operator says of a node."},
-		{FamilyLocator, []string{"kind", "id"}, "weft.store.v1.Locator", "controller", "The scope of a subnet, port, floating IP or rule."},
+		{FamilyLocator, []string{"kind", "id"}, "weft.store.v1.Locator", "controller", "The scope of a subnet, port, floating IP, rule or network grant."},
 		{FamilyHost, []string{"node", KindPort, "port"}, "weft.store.v1.PortBinding", "controller", "The port is this node's to wire, or is refused there."},
 		{FamilyHost, []string{"node", KindRouter, "router"}, "weft.store.v1.RouterBinding", "controller", "The node is planned to hold the router."},
 		{FamilyHost, []string{"node", KindDHCP, "network"}, "weft.store.v1.DhcpBinding", "controller", "The node runs a DHCP server for the network."},

@@ -91,3 +91,8 @@ func FuzzRuleFrom(f *testing.F) {
 func FuzzAddressGroupFrom(f *testing.F) {
 	fuzz(f, func() *weftv1.AddressGroup { return &weftv1.AddressGroup{} }, model.AddressGroupFrom, addressGroup())
 }
+
+func FuzzNetworkGrantFrom(f *testing.F) {
+	fuzz(f, func() *weftv1.NetworkGrant { return &weftv1.NetworkGrant{} }, model.NetworkGrantFrom,
+		&weftv1.NetworkGrant{Id: id(1), NetworkId: id(2), Project: "p", TargetProject: "q"}, &weftv1.NetworkGrant{Project: "p", TargetProject: "*"})
+}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -116,9 +118,25 @@ func (q Query) op(revision int64) clientv3.Op {
 	return clientv3.OpGet(q.key, opts...)
 }
 
+// Whole reports whether the query asks for all keys of a range.
+func (q Query) Whole() bool { return q.end != "" && !q.countOnly && q.limit == 0 }
+
+// Extract takes the answer to a query for one key out of the answer to q, which asks for a whole range; ok is false when it
+// is not in there.
+func (q Query) Extract(r Result, one Query) (_ Result, ok bool) {
+	if !q.Whole() || one.end != "" || one.countOnly || one.key < q.key || one.key >= q.end {
+		return Result{}, false
+	}
+	i, found := slices.BinarySearchFunc(r.Entries, one.key, func(e Entry, key string) int { return strings.Compare(e.Key, key) })
+	if !found {
+		return Result{}, true
+	}
+	return Result{Entries: r.Entries[i : i+1 : i+1], Count: 1}, true
+}
+
 // Result answers one Query.
 type Result struct {
-	Entries []Entry
+	Entries []Entry // in the order of the keys
 	// Count is the number of keys in the range, whatever the limit.
 	Count int64
 }

@@ -124,6 +124,7 @@ func (c call) current(want fleet.File) (fleet.Current, error) {
 			return fetch(c, client.SegmentRange, all, &cur.SegmentRanges)
 		},
 		func() error { return fetch(c, client.Network, all, &cur.Networks) },
+		func() error { return fetch(c, client.NetworkGrant, own, &cur.Grants) },
 		func() error { return fetch(c, client.Subnet, all, &cur.Subnets) },
 		func() error { return fetch(c, client.AddressGroup, own, &cur.AddressGroups) },
 		func() error { return fetch(c, client.SecurityGroup, own, &cur.SecurityGroups) },

@@ -43,6 +43,35 @@ func (a *app) networkCmd() *cobra.Command {
 		filters:  []listFilter{{flag: "type", usage: "of this `type`", path: "type"}, {flag: "physnet", usage: "on this physical `network`", path: "physical_network"}},
 		projects: true, waits: true,
 	})...)
+	cmd.AddCommand(a.grantCmd())
+	return group(cmd)
+}
+
+func (a *app) grantCmd() *cobra.Command {
+	type grant = *weftv1.NetworkGrant
+	n := noun[grant]{
+		kind: client.NetworkGrant, createVerb: "create", createUse: "NETWORK PROJECT", createArgs: cobra.ExactArgs(2),
+		createComplete: a.completeArgs(client.Network),
+		createExample:  "  weft network grant create net1 blue",
+		create: func(c call, args []string) (grant, error) {
+			id, err := c.id(client.Network, args[0])
+			return &weftv1.NetworkGrant{NetworkId: id, TargetProject: args[1]}, err
+		},
+		columns: []render.Column{
+			{Head: "ID", Path: "id"},
+			{Head: "NETWORK", Path: "network_id"},
+			{Head: "OF", Path: "project"},
+			{Head: "TO", Path: "target_project"},
+			{Head: "CREATED", Path: "create_time", Wide: true},
+		},
+		filters: []listFilter{
+			{flag: "network", usage: "of this `network`", path: "network_id", kind: client.Network},
+			{flag: "to", usage: "to this `project`", path: "target_project"},
+		},
+		projects: true,
+	}
+	cmd := &cobra.Command{Use: "grant", Short: "Which other projects may use a network"}
+	cmd.AddCommand(createCmd(a, n), listCmd(a, n), a.showCmd(n.kind), a.deleteCmd(n.kind))
 	return group(cmd)
 }
 

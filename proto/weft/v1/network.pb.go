@@ -496,7 +496,7 @@ func (x *GetNetworkRequest) GetId() string {
 
 type ListNetworksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Objects of this project, and shared ones; empty: all.
+	// Objects of this project, shared ones, and those granted to it; empty: all.
 	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
 	// At most this many (default 1000, maximum 10000).
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -848,6 +848,399 @@ func (x *BatchCreateNetworksResponse) GetResults() []*BatchCreateNetworksRespons
 	return nil
 }
 
+// NetworkGrant lets one more project use a network as if it were shared with it alone (Neutron: an RBAC policy with the
+// action access_as_shared): the project sees the network and its subnets and makes ports on it, whose addresses are given to
+// it and not chosen. A grant never changes. Whoever may change the network makes it and deletes it.
+type NetworkGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, which follows from network and target: a network is granted to a project once. Output only.
+	Id        string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	NetworkId string `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// Output only. The network's.
+	Project string `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
+	// To whom: another project than the network's. For all projects there is Network.shared.
+	TargetProject string `protobuf:"bytes,4,opt,name=target_project,json=targetProject,proto3" json:"target_project,omitempty"`
+	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Output only.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkGrant) Reset() {
+	*x = NetworkGrant{}
+	mi := &file_weft_v1_network_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkGrant) ProtoMessage() {}
+
+func (x *NetworkGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkGrant.ProtoReflect.Descriptor instead.
+func (*NetworkGrant) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NetworkGrant) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NetworkGrant) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *NetworkGrant) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *NetworkGrant) GetTargetProject() string {
+	if x != nil {
+		return x.TargetProject
+	}
+	return ""
+}
+
+func (x *NetworkGrant) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *NetworkGrant) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *NetworkGrant) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+type CreateNetworkGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NetworkGrant  *NetworkGrant          `protobuf:"bytes,1,opt,name=network_grant,json=networkGrant,proto3" json:"network_grant,omitempty"`
+	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkGrantRequest) Reset() {
+	*x = CreateNetworkGrantRequest{}
+	mi := &file_weft_v1_network_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkGrantRequest) ProtoMessage() {}
+
+func (x *CreateNetworkGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkGrantRequest.ProtoReflect.Descriptor instead.
+func (*CreateNetworkGrantRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CreateNetworkGrantRequest) GetNetworkGrant() *NetworkGrant {
+	if x != nil {
+		return x.NetworkGrant
+	}
+	return nil
+}
+
+func (x *CreateNetworkGrantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type GetNetworkGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNetworkGrantRequest) Reset() {
+	*x = GetNetworkGrantRequest{}
+	mi := &file_weft_v1_network_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNetworkGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNetworkGrantRequest) ProtoMessage() {}
+
+func (x *GetNetworkGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNetworkGrantRequest.ProtoReflect.Descriptor instead.
+func (*GetNetworkGrantRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetNetworkGrantRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ListNetworkGrantsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grants of this project's networks, and those to it; empty: all.
+	Project       string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworkGrantsRequest) Reset() {
+	*x = ListNetworkGrantsRequest{}
+	mi := &file_weft_v1_network_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworkGrantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworkGrantsRequest) ProtoMessage() {}
+
+func (x *ListNetworkGrantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworkGrantsRequest.ProtoReflect.Descriptor instead.
+func (*ListNetworkGrantsRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListNetworkGrantsRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ListNetworkGrantsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListNetworkGrantsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListNetworkGrantsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListNetworkGrantsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListNetworkGrantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NetworkGrants []*NetworkGrant        `protobuf:"bytes,1,rep,name=network_grants,json=networkGrants,proto3" json:"network_grants,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworkGrantsResponse) Reset() {
+	*x = ListNetworkGrantsResponse{}
+	mi := &file_weft_v1_network_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworkGrantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworkGrantsResponse) ProtoMessage() {}
+
+func (x *ListNetworkGrantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworkGrantsResponse.ProtoReflect.Descriptor instead.
+func (*ListNetworkGrantsResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListNetworkGrantsResponse) GetNetworkGrants() []*NetworkGrant {
+	if x != nil {
+		return x.NetworkGrants
+	}
+	return nil
+}
+
+func (x *ListNetworkGrantsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListNetworkGrantsResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type DeleteNetworkGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteNetworkGrantRequest) Reset() {
+	*x = DeleteNetworkGrantRequest{}
+	mi := &file_weft_v1_network_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteNetworkGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteNetworkGrantRequest) ProtoMessage() {}
+
+func (x *DeleteNetworkGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_network_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteNetworkGrantRequest.ProtoReflect.Descriptor instead.
+func (*DeleteNetworkGrantRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_network_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeleteNetworkGrantRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeleteNetworkGrantRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteNetworkGrantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type BatchCreateNetworksResponse_Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -861,7 +1254,7 @@ type BatchCreateNetworksResponse_Result struct {
 
 func (x *BatchCreateNetworksResponse_Result) Reset() {
 	*x = BatchCreateNetworksResponse_Result{}
-	mi := &file_weft_v1_network_proto_msgTypes[11]
+	mi := &file_weft_v1_network_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1266,7 @@ func (x *BatchCreateNetworksResponse_Result) String() string {
 func (*BatchCreateNetworksResponse_Result) ProtoMessage() {}
 
 func (x *BatchCreateNetworksResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_network_proto_msgTypes[11]
+	mi := &file_weft_v1_network_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,13 +1395,46 @@ const file_weft_v1_network_proto_rawDesc = "" +
 	"\x06Result\x12,\n" +
 	"\anetwork\x18\x01 \x01(\v2\x10.weft.v1.NetworkH\x00R\anetwork\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.weft.v1.BatchErrorH\x00R\x05errorB\b\n" +
-	"\x06result*\x87\x01\n" +
+	"\x06result\"\x8c\x02\n" +
+	"\fNetworkGrant\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x18\n" +
+	"\aproject\x18\x03 \x01(\tR\aproject\x12%\n" +
+	"\x0etarget_project\x18\x04 \x01(\tR\rtargetProject\x12\x12\n" +
+	"\x04etag\x18\x05 \x01(\tR\x04etag\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"v\n" +
+	"\x19CreateNetworkGrantRequest\x12:\n" +
+	"\rnetwork_grant\x18\x01 \x01(\v2\x15.weft.v1.NetworkGrantR\fnetworkGrant\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"(\n" +
+	"\x16GetNetworkGrantRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa3\x01\n" +
+	"\x18ListNetworkGrantsRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06filter\x18\x04 \x01(\tR\x06filter\x12\x19\n" +
+	"\border_by\x18\x05 \x01(\tR\aorderBy\"\x9d\x01\n" +
+	"\x19ListNetworkGrantsResponse\x12<\n" +
+	"\x0enetwork_grants\x18\x01 \x03(\v2\x15.weft.v1.NetworkGrantR\rnetworkGrants\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"^\n" +
+	"\x19DeleteNetworkGrantRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId*\x87\x01\n" +
 	"\vNetworkType\x12\x1c\n" +
 	"\x18NETWORK_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NETWORK_TYPE_VLAN\x10\x01\x12\x16\n" +
 	"\x12NETWORK_TYPE_VXLAN\x10\x02\x12\x14\n" +
 	"\x10NETWORK_TYPE_GRE\x10\x03\x12\x15\n" +
-	"\x11NETWORK_TYPE_FLAT\x10\x042\xc7\x03\n" +
+	"\x11NETWORK_TYPE_FLAT\x10\x042\x91\x06\n" +
 	"\x0eNetworkService\x12@\n" +
 	"\rCreateNetwork\x12\x1d.weft.v1.CreateNetworkRequest\x1a\x10.weft.v1.Network\x12:\n" +
 	"\n" +
@@ -1016,7 +1442,11 @@ const file_weft_v1_network_proto_rawDesc = "" +
 	"\fListNetworks\x12\x1c.weft.v1.ListNetworksRequest\x1a\x1d.weft.v1.ListNetworksResponse\x12@\n" +
 	"\rUpdateNetwork\x12\x1d.weft.v1.UpdateNetworkRequest\x1a\x10.weft.v1.Network\x12F\n" +
 	"\rDeleteNetwork\x12\x1d.weft.v1.DeleteNetworkRequest\x1a\x16.google.protobuf.Empty\x12`\n" +
-	"\x13BatchCreateNetworks\x12#.weft.v1.BatchCreateNetworksRequest\x1a$.weft.v1.BatchCreateNetworksResponseB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
+	"\x13BatchCreateNetworks\x12#.weft.v1.BatchCreateNetworksRequest\x1a$.weft.v1.BatchCreateNetworksResponse\x12O\n" +
+	"\x12CreateNetworkGrant\x12\".weft.v1.CreateNetworkGrantRequest\x1a\x15.weft.v1.NetworkGrant\x12I\n" +
+	"\x0fGetNetworkGrant\x12\x1f.weft.v1.GetNetworkGrantRequest\x1a\x15.weft.v1.NetworkGrant\x12Z\n" +
+	"\x11ListNetworkGrants\x12!.weft.v1.ListNetworkGrantsRequest\x1a\".weft.v1.ListNetworkGrantsResponse\x12P\n" +
+	"\x12DeleteNetworkGrant\x12\".weft.v1.DeleteNetworkGrantRequest\x1a\x16.google.protobuf.EmptyB/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_weft_v1_network_proto_rawDescOnce sync.Once
@@ -1031,7 +1461,7 @@ func file_weft_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_weft_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_weft_v1_network_proto_goTypes = []any{
 	(NetworkType)(0),                           // 0: weft.v1.NetworkType
 	(*Network)(nil),                            // 1: weft.v1.Network
@@ -1045,45 +1475,63 @@ var file_weft_v1_network_proto_goTypes = []any{
 	(*DeleteNetworkRequest)(nil),               // 9: weft.v1.DeleteNetworkRequest
 	(*BatchCreateNetworksRequest)(nil),         // 10: weft.v1.BatchCreateNetworksRequest
 	(*BatchCreateNetworksResponse)(nil),        // 11: weft.v1.BatchCreateNetworksResponse
-	(*BatchCreateNetworksResponse_Result)(nil), // 12: weft.v1.BatchCreateNetworksResponse.Result
-	(*timestamppb.Timestamp)(nil),              // 13: google.protobuf.Timestamp
-	(*ObjectStatus)(nil),                       // 14: weft.v1.ObjectStatus
-	(*fieldmaskpb.FieldMask)(nil),              // 15: google.protobuf.FieldMask
-	(*BatchError)(nil),                         // 16: weft.v1.BatchError
-	(*emptypb.Empty)(nil),                      // 17: google.protobuf.Empty
+	(*NetworkGrant)(nil),                       // 12: weft.v1.NetworkGrant
+	(*CreateNetworkGrantRequest)(nil),          // 13: weft.v1.CreateNetworkGrantRequest
+	(*GetNetworkGrantRequest)(nil),             // 14: weft.v1.GetNetworkGrantRequest
+	(*ListNetworkGrantsRequest)(nil),           // 15: weft.v1.ListNetworkGrantsRequest
+	(*ListNetworkGrantsResponse)(nil),          // 16: weft.v1.ListNetworkGrantsResponse
+	(*DeleteNetworkGrantRequest)(nil),          // 17: weft.v1.DeleteNetworkGrantRequest
+	(*BatchCreateNetworksResponse_Result)(nil), // 18: weft.v1.BatchCreateNetworksResponse.Result
+	(*timestamppb.Timestamp)(nil),              // 19: google.protobuf.Timestamp
+	(*ObjectStatus)(nil),                       // 20: weft.v1.ObjectStatus
+	(*fieldmaskpb.FieldMask)(nil),              // 21: google.protobuf.FieldMask
+	(*BatchError)(nil),                         // 22: weft.v1.BatchError
+	(*emptypb.Empty)(nil),                      // 23: google.protobuf.Empty
 }
 var file_weft_v1_network_proto_depIdxs = []int32{
 	0,  // 0: weft.v1.Network.type:type_name -> weft.v1.NetworkType
-	13, // 1: weft.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	13, // 2: weft.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	14, // 3: weft.v1.Network.status:type_name -> weft.v1.ObjectStatus
+	19, // 1: weft.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	19, // 2: weft.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	20, // 3: weft.v1.Network.status:type_name -> weft.v1.ObjectStatus
 	2,  // 4: weft.v1.Network.dhcp_placement:type_name -> weft.v1.Placement
 	3,  // 5: weft.v1.Placement.rejected:type_name -> weft.v1.NodeRejection
 	1,  // 6: weft.v1.CreateNetworkRequest.network:type_name -> weft.v1.Network
 	1,  // 7: weft.v1.ListNetworksResponse.networks:type_name -> weft.v1.Network
 	1,  // 8: weft.v1.UpdateNetworkRequest.network:type_name -> weft.v1.Network
-	15, // 9: weft.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	21, // 9: weft.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
 	4,  // 10: weft.v1.BatchCreateNetworksRequest.requests:type_name -> weft.v1.CreateNetworkRequest
-	12, // 11: weft.v1.BatchCreateNetworksResponse.results:type_name -> weft.v1.BatchCreateNetworksResponse.Result
-	1,  // 12: weft.v1.BatchCreateNetworksResponse.Result.network:type_name -> weft.v1.Network
-	16, // 13: weft.v1.BatchCreateNetworksResponse.Result.error:type_name -> weft.v1.BatchError
-	4,  // 14: weft.v1.NetworkService.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
-	5,  // 15: weft.v1.NetworkService.GetNetwork:input_type -> weft.v1.GetNetworkRequest
-	6,  // 16: weft.v1.NetworkService.ListNetworks:input_type -> weft.v1.ListNetworksRequest
-	8,  // 17: weft.v1.NetworkService.UpdateNetwork:input_type -> weft.v1.UpdateNetworkRequest
-	9,  // 18: weft.v1.NetworkService.DeleteNetwork:input_type -> weft.v1.DeleteNetworkRequest
-	10, // 19: weft.v1.NetworkService.BatchCreateNetworks:input_type -> weft.v1.BatchCreateNetworksRequest
-	1,  // 20: weft.v1.NetworkService.CreateNetwork:output_type -> weft.v1.Network
-	1,  // 21: weft.v1.NetworkService.GetNetwork:output_type -> weft.v1.Network
-	7,  // 22: weft.v1.NetworkService.ListNetworks:output_type -> weft.v1.ListNetworksResponse
-	1,  // 23: weft.v1.NetworkService.UpdateNetwork:output_type -> weft.v1.Network
-	17, // 24: weft.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	11, // 25: weft.v1.NetworkService.BatchCreateNetworks:output_type -> weft.v1.BatchCreateNetworksResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	18, // 11: weft.v1.BatchCreateNetworksResponse.results:type_name -> weft.v1.BatchCreateNetworksResponse.Result
+	19, // 12: weft.v1.NetworkGrant.create_time:type_name -> google.protobuf.Timestamp
+	19, // 13: weft.v1.NetworkGrant.update_time:type_name -> google.protobuf.Timestamp
+	12, // 14: weft.v1.CreateNetworkGrantRequest.network_grant:type_name -> weft.v1.NetworkGrant
+	12, // 15: weft.v1.ListNetworkGrantsResponse.network_grants:type_name -> weft.v1.NetworkGrant
+	1,  // 16: weft.v1.BatchCreateNetworksResponse.Result.network:type_name -> weft.v1.Network
+	22, // 17: weft.v1.BatchCreateNetworksResponse.Result.error:type_name -> weft.v1.BatchError
+	4,  // 18: weft.v1.NetworkService.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
+	5,  // 19: weft.v1.NetworkService.GetNetwork:input_type -> weft.v1.GetNetworkRequest
+	6,  // 20: weft.v1.NetworkService.ListNetworks:input_type -> weft.v1.ListNetworksRequest
+	8,  // 21: weft.v1.NetworkService.UpdateNetwork:input_type -> weft.v1.UpdateNetworkRequest
+	9,  // 22: weft.v1.NetworkService.DeleteNetwork:input_type -> weft.v1.DeleteNetworkRequest
+	10, // 23: weft.v1.NetworkService.BatchCreateNetworks:input_type -> weft.v1.BatchCreateNetworksRequest
+	13, // 24: weft.v1.NetworkService.CreateNetworkGrant:input_type -> weft.v1.CreateNetworkGrantRequest
+	14, // 25: weft.v1.NetworkService.GetNetworkGrant:input_type -> weft.v1.GetNetworkGrantRequest
+	15, // 26: weft.v1.NetworkService.ListNetworkGrants:input_type -> weft.v1.ListNetworkGrantsRequest
+	17, // 27: weft.v1.NetworkService.DeleteNetworkGrant:input_type -> weft.v1.DeleteNetworkGrantRequest
+	1,  // 28: weft.v1.NetworkService.CreateNetwork:output_type -> weft.v1.Network
+	1,  // 29: weft.v1.NetworkService.GetNetwork:output_type -> weft.v1.Network
+	7,  // 30: weft.v1.NetworkService.ListNetworks:output_type -> weft.v1.ListNetworksResponse
+	1,  // 31: weft.v1.NetworkService.UpdateNetwork:output_type -> weft.v1.Network
+	23, // 32: weft.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	11, // 33: weft.v1.NetworkService.BatchCreateNetworks:output_type -> weft.v1.BatchCreateNetworksResponse
+	12, // 34: weft.v1.NetworkService.CreateNetworkGrant:output_type -> weft.v1.NetworkGrant
+	12, // 35: weft.v1.NetworkService.GetNetworkGrant:output_type -> weft.v1.NetworkGrant
+	16, // 36: weft.v1.NetworkService.ListNetworkGrants:output_type -> weft.v1.ListNetworkGrantsResponse
+	23, // 37: weft.v1.NetworkService.DeleteNetworkGrant:output_type -> google.protobuf.Empty
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_network_proto_init() }
@@ -1093,7 +1541,7 @@ func file_weft_v1_network_proto_init() {
 	}
 	file_weft_v1_common_proto_init()
 	file_weft_v1_network_proto_msgTypes[0].OneofWrappers = []any{}
-	file_weft_v1_network_proto_msgTypes[11].OneofWrappers = []any{
+	file_weft_v1_network_proto_msgTypes[17].OneofWrappers = []any{
 		(*BatchCreateNetworksResponse_Result_Network)(nil),
 		(*BatchCreateNetworksResponse_Result_Error)(nil),
 	}
@@ -1103,7 +1551,7 @@ func file_weft_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_network_proto_rawDesc), len(file_weft_v1_network_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,10 @@ const (
 	NetworkService_UpdateNetwork_FullMethodName       = "/weft.v1.NetworkService/UpdateNetwork"
 	NetworkService_DeleteNetwork_FullMethodName       = "/weft.v1.NetworkService/DeleteNetwork"
 	NetworkService_BatchCreateNetworks_FullMethodName = "/weft.v1.NetworkService/BatchCreateNetworks"
+	NetworkService_CreateNetworkGrant_FullMethodName  = "/weft.v1.NetworkService/CreateNetworkGrant"
+	NetworkService_GetNetworkGrant_FullMethodName     = "/weft.v1.NetworkService/GetNetworkGrant"
+	NetworkService_ListNetworkGrants_FullMethodName   = "/weft.v1.NetworkService/ListNetworkGrants"
+	NetworkService_DeleteNetworkGrant_FullMethodName  = "/weft.v1.NetworkService/DeleteNetworkGrant"
 )
 
 // NetworkServiceClient is the client API for NetworkService service.
@@ -40,10 +44,17 @@ type NetworkServiceClient interface {
 	GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	UpdateNetwork(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*Network, error)
-	// Refused while the network has subnets or ports other than its DHCP servers'.
+	// Refused while the network has subnets or ports other than its DHCP servers'. Its grants go with it.
 	DeleteNetwork(ctx context.Context, in *DeleteNetworkRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Each element is created or refused by itself.
 	BatchCreateNetworks(ctx context.Context, in *BatchCreateNetworksRequest, opts ...grpc.CallOption) (*BatchCreateNetworksResponse, error)
+	// RESOURCE_EXHAUSTED when the network has as many grants as it may have, which is 50.
+	CreateNetworkGrant(ctx context.Context, in *CreateNetworkGrantRequest, opts ...grpc.CallOption) (*NetworkGrant, error)
+	// Those whose network it is see a grant, and those to whom it is.
+	GetNetworkGrant(ctx context.Context, in *GetNetworkGrantRequest, opts ...grpc.CallOption) (*NetworkGrant, error)
+	ListNetworkGrants(ctx context.Context, in *ListNetworkGrantsRequest, opts ...grpc.CallOption) (*ListNetworkGrantsResponse, error)
+	// Refused while the project has ports or subnets on the network, unless the network is shared.
+	DeleteNetworkGrant(ctx context.Context, in *DeleteNetworkGrantRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
 
 type networkServiceClient struct {
@@ -114,6 +125,46 @@ func (c *networkServiceClient) BatchCreateNetworks(ctx context.Context, in *Batc
 	return out, nil
 }
 
+func (c *networkServiceClient) CreateNetworkGrant(ctx context.Context, in *CreateNetworkGrantRequest, opts ...grpc.CallOption) (*NetworkGrant, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkGrant)
+	err := c.cc.Invoke(ctx, NetworkService_CreateNetworkGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networkServiceClient) GetNetworkGrant(ctx context.Context, in *GetNetworkGrantRequest, opts ...grpc.CallOption) (*NetworkGrant, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkGrant)
+	err := c.cc.Invoke(ctx, NetworkService_GetNetworkGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networkServiceClient) ListNetworkGrants(ctx context.Context, in *ListNetworkGrantsRequest, opts ...grpc.CallOption) (*ListNetworkGrantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListNetworkGrantsResponse)
+	err := c.cc.Invoke(ctx, NetworkService_ListNetworkGrants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networkServiceClient) DeleteNetworkGrant(ctx context.Context, in *DeleteNetworkGrantRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, NetworkService_DeleteNetworkGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NetworkServiceServer is the server API for NetworkService service.
 // All implementations must embed UnimplementedNetworkServiceServer
 // for forward compatibility.
@@ -126,10 +177,17 @@ type NetworkServiceServer interface {
 	GetNetwork(context.Context, *GetNetworkRequest) (*Network, error)
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	UpdateNetwork(context.Context, *UpdateNetworkRequest) (*Network, error)
-	// Refused while the network has subnets or ports other than its DHCP servers'.
+	// Refused while the network has subnets or ports other than its DHCP servers'. Its grants go with it.
 	DeleteNetwork(context.Context, *DeleteNetworkRequest) (*emptypb.Empty, error)
 	// Each element is created or refused by itself.
 	BatchCreateNetworks(context.Context, *BatchCreateNetworksRequest) (*BatchCreateNetworksResponse, error)
+	// RESOURCE_EXHAUSTED when the network has as many grants as it may have, which is 50.
+	CreateNetworkGrant(context.Context, *CreateNetworkGrantRequest) (*NetworkGrant, error)
+	// Those whose network it is see a grant, and those to whom it is.
+	GetNetworkGrant(context.Context, *GetNetworkGrantRequest) (*NetworkGrant, error)
+	ListNetworkGrants(context.Context, *ListNetworkGrantsRequest) (*ListNetworkGrantsResponse, error)
+	// Refused while the project has ports or subnets on the network, unless the network is shared.
+	DeleteNetworkGrant(context.Context, *DeleteNetworkGrantRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedNetworkServiceServer()
 }
 
@@ -157,6 +215,18 @@ func (UnimplementedNetworkServiceServer) DeleteNetwork(context.Context, *DeleteN
 }
 func (UnimplementedNetworkServiceServer) BatchCreateNetworks(context.Context, *BatchCreateNetworksRequest) (*BatchCreateNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BatchCreateNetworks not implemented")
+}
+func (UnimplementedNetworkServiceServer) CreateNetworkGrant(context.Context, *CreateNetworkGrantRequest) (*NetworkGrant, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateNetworkGrant not implemented")
+}
+func (UnimplementedNetworkServiceServer) GetNetworkGrant(context.Context, *GetNetworkGrantRequest) (*NetworkGrant, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNetworkGrant not implemented")
+}
+func (UnimplementedNetworkServiceServer) ListNetworkGrants(context.Context, *ListNetworkGrantsRequest) (*ListNetworkGrantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListNetworkGrants not implemented")
+}
+func (UnimplementedNetworkServiceServer) DeleteNetworkGrant(context.Context, *DeleteNetworkGrantRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteNetworkGrant not implemented")
 }
 func (UnimplementedNetworkServiceServer) mustEmbedUnimplementedNetworkServiceServer() {}
 func (UnimplementedNetworkServiceServer) testEmbeddedByValue()                        {}
@@ -287,6 +357,78 @@ func _NetworkService_BatchCreateNetworks_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NetworkService_CreateNetworkGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateNetworkGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).CreateNetworkGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_CreateNetworkGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).CreateNetworkGrant(ctx, req.(*CreateNetworkGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NetworkService_GetNetworkGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNetworkGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).GetNetworkGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_GetNetworkGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).GetNetworkGrant(ctx, req.(*GetNetworkGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NetworkService_ListNetworkGrants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListNetworkGrantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).ListNetworkGrants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_ListNetworkGrants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).ListNetworkGrants(ctx, req.(*ListNetworkGrantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NetworkService_DeleteNetworkGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteNetworkGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).DeleteNetworkGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_DeleteNetworkGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).DeleteNetworkGrant(ctx, req.(*DeleteNetworkGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NetworkService_ServiceDesc is the grpc.ServiceDesc for NetworkService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -317,6 +459,22 @@ var NetworkService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BatchCreateNetworks",
 			Handler:    _NetworkService_BatchCreateNetworks_Handler,
+		},
+		{
+			MethodName: "CreateNetworkGrant",
+			Handler:    _NetworkService_CreateNetworkGrant_Handler,
+		},
+		{
+			MethodName: "GetNetworkGrant",
+			Handler:    _NetworkService_GetNetworkGrant_Handler,
+		},
+		{
+			MethodName: "ListNetworkGrants",
+			Handler:    _NetworkService_ListNetworkGrants_Handler,
+		},
+		{
+			MethodName: "DeleteNetworkGrant",
+			Handler:    _NetworkService_DeleteNetworkGrant_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -36,6 +36,9 @@ const (
 	Kind_KIND_SECURITY_GROUP      Kind = 8
 	Kind_KIND_SECURITY_GROUP_RULE Kind = 9
 	Kind_KIND_ADDRESS_GROUP       Kind = 10
+	// To whom it is given, a grant's event tells that the network and its subnets have come into sight or gone out of it: they
+	// have not changed, and have no events of their own.
+	Kind_KIND_NETWORK_GRANT Kind = 11
 )
 
 // Enum value maps for Kind.
@@ -52,6 +55,7 @@ var (
 		8:  "KIND_SECURITY_GROUP",
 		9:  "KIND_SECURITY_GROUP_RULE",
 		10: "KIND_ADDRESS_GROUP",
+		11: "KIND_NETWORK_GRANT",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":         0,
@@ -65,6 +69,7 @@ var (
 		"KIND_SECURITY_GROUP":      8,
 		"KIND_SECURITY_GROUP_RULE": 9,
 		"KIND_ADDRESS_GROUP":       10,
+		"KIND_NETWORK_GRANT":       11,
 	}
 )
 
@@ -234,6 +239,7 @@ type WatchEvent struct {
 	//	*WatchEvent_SecurityGroup
 	//	*WatchEvent_SecurityGroupRule
 	//	*WatchEvent_AddressGroup
+	//	*WatchEvent_NetworkGrant
 	Object        isWatchEvent_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -380,6 +386,15 @@ func (x *WatchEvent) GetAddressGroup() *AddressGroup {
 	return nil
 }
 
+func (x *WatchEvent) GetNetworkGrant() *NetworkGrant {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_NetworkGrant); ok {
+			return x.NetworkGrant
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -424,6 +439,10 @@ type WatchEvent_AddressGroup struct {
 	AddressGroup *AddressGroup `protobuf:"bytes,12,opt,name=address_group,json=addressGroup,proto3,oneof"`
 }
 
+type WatchEvent_NetworkGrant struct {
+	NetworkGrant *NetworkGrant `protobuf:"bytes,13,opt,name=network_grant,json=networkGrant,proto3,oneof"`
+}
+
 func (*WatchEvent_Network) isWatchEvent_Object() {}
 
 func (*WatchEvent_Subnet) isWatchEvent_Object() {}
@@ -444,6 +463,8 @@ func (*WatchEvent_SecurityGroupRule) isWatchEvent_Object() {}
 
 func (*WatchEvent_AddressGroup) isWatchEvent_Object() {}
 
+func (*WatchEvent_NetworkGrant) isWatchEvent_Object() {}
+
 var File_weft_v1_watch_proto protoreflect.FileDescriptor
 
 const file_weft_v1_watch_proto_rawDesc = "" +
@@ -452,7 +473,7 @@ const file_weft_v1_watch_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12#\n" +
 	"\x05kinds\x18\x02 \x03(\x0e2\r.weft.v1.KindR\x05kinds\x12\x18\n" +
-	"\aproject\x18\x03 \x01(\tR\aproject\"\xd2\x05\n" +
+	"\aproject\x18\x03 \x01(\tR\aproject\"\x90\x06\n" +
 	"\n" +
 	"WatchEvent\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.weft.v1.WatchEvent.TypeR\x04type\x12\x1a\n" +
@@ -468,14 +489,15 @@ const file_weft_v1_watch_proto_rawDesc = "" +
 	"\x0esecurity_group\x18\n" +
 	" \x01(\v2\x16.weft.v1.SecurityGroupH\x00R\rsecurityGroup\x12L\n" +
 	"\x13security_group_rule\x18\v \x01(\v2\x1a.weft.v1.SecurityGroupRuleH\x00R\x11securityGroupRule\x12<\n" +
-	"\raddress_group\x18\f \x01(\v2\x15.weft.v1.AddressGroupH\x00R\faddressGroup\"_\n" +
+	"\raddress_group\x18\f \x01(\v2\x15.weft.v1.AddressGroupH\x00R\faddressGroup\x12<\n" +
+	"\rnetwork_grant\x18\r \x01(\v2\x15.weft.v1.NetworkGrantH\x00R\fnetworkGrant\"_\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
 	"\vTYPE_DELETE\x10\x02\x12\x0f\n" +
 	"\vTYPE_STATUS\x10\x03\x12\x11\n" +
 	"\rTYPE_BOOKMARK\x10\x04B\b\n" +
-	"\x06object*\xeb\x01\n" +
+	"\x06object*\x83\x02\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_NETWORK\x10\x01\x12\x0f\n" +
@@ -488,7 +510,8 @@ const file_weft_v1_watch_proto_rawDesc = "" +
 	"\x13KIND_SECURITY_GROUP\x10\b\x12\x1c\n" +
 	"\x18KIND_SECURITY_GROUP_RULE\x10\t\x12\x16\n" +
 	"\x12KIND_ADDRESS_GROUP\x10\n" +
-	"2E\n" +
+	"\x12\x16\n" +
+	"\x12KIND_NETWORK_GRANT\x10\v2E\n" +
 	"\fWatchService\x125\n" +
 	"\x05Watch\x12\x15.weft.v1.WatchRequest\x1a\x13.weft.v1.WatchEvent0\x01B/Z-github.com/weft-sdn/weft/proto/weft/v1;weftv1b\x06proto3"
 
@@ -521,6 +544,7 @@ var file_weft_v1_watch_proto_goTypes = []any{
 	(*SecurityGroup)(nil),     // 11: weft.v1.SecurityGroup
 	(*SecurityGroupRule)(nil), // 12: weft.v1.SecurityGroupRule
 	(*AddressGroup)(nil),      // 13: weft.v1.AddressGroup
+	(*NetworkGrant)(nil),      // 14: weft.v1.NetworkGrant
 }
 var file_weft_v1_watch_proto_depIdxs = []int32{
 	0,  // 0: weft.v1.WatchRequest.kinds:type_name -> weft.v1.Kind
@@ -535,13 +559,14 @@ var file_weft_v1_watch_proto_depIdxs = []int32{
 	11, // 9: weft.v1.WatchEvent.security_group:type_name -> weft.v1.SecurityGroup
 	12, // 10: weft.v1.WatchEvent.security_group_rule:type_name -> weft.v1.SecurityGroupRule
 	13, // 11: weft.v1.WatchEvent.address_group:type_name -> weft.v1.AddressGroup
-	2,  // 12: weft.v1.WatchService.Watch:input_type -> weft.v1.WatchRequest
-	3,  // 13: weft.v1.WatchService.Watch:output_type -> weft.v1.WatchEvent
-	13, // [13:14] is the sub-list for method output_type
-	12, // [12:13] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	14, // 12: weft.v1.WatchEvent.network_grant:type_name -> weft.v1.NetworkGrant
+	2,  // 13: weft.v1.WatchService.Watch:input_type -> weft.v1.WatchRequest
+	3,  // 14: weft.v1.WatchService.Watch:output_type -> weft.v1.WatchEvent
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_watch_proto_init() }
@@ -568,6 +593,7 @@ func file_weft_v1_watch_proto_init() {
 		(*WatchEvent_SecurityGroup)(nil),
 		(*WatchEvent_SecurityGroupRule)(nil),
 		(*WatchEvent_AddressGroup)(nil),
+		(*WatchEvent_NetworkGrant)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -33,12 +33,13 @@ const (
 	SecurityGroup     Kind = "SecurityGroup"
 	SecurityGroupRule Kind = "SecurityGroupRule"
 	AddressGroup      Kind = "AddressGroup"
+	NetworkGrant      Kind = "NetworkGrant"
 )
 
 // Kinds returns all kinds but Pool, in the order in which one rests on another. Pools come and go with their nodes: they are
 // neither created nor deleted.
 func Kinds() []Kind {
-	return []Kind{SegmentRange, Network, Subnet, AddressGroup, SecurityGroup, SecurityGroupRule, Router, Port, FloatingIP, Node}
+	return []Kind{SegmentRange, Network, NetworkGrant, Subnet, AddressGroup, SecurityGroup, SecurityGroupRule, Router, Port, FloatingIP, Node}
 }
 
 // KindOf is the kind of an object of the API.
@@ -57,6 +58,8 @@ func (k Kind) Noun() string {
 		return "security group rule"
 	case AddressGroup:
 		return "address group"
+	case NetworkGrant:
+		return "network grant"
 	default:
 		return strings.ToLower(string(k))
 	}
@@ -204,7 +207,7 @@ func (c *Client) Resolve(ctx context.Context, k Kind, project, ref string) (stri
 	switch {
 	case ref == "":
 		return "", fmt.Errorf("the name of %s is empty", k.One())
-	case k == SecurityGroupRule:
+	case k == SecurityGroupRule || k == NetworkGrant:
 		return "", fmt.Errorf("%q is not the id of %s, which has no name", ref, k.One())
 	}
 	found, err := c.List(ctx, k, Query{Project: project, Filter: refFilter(k, ref)})

@@ -48,8 +48,10 @@ type Network struct {
 	DHCPServers     *int32  `json:"dhcp_servers"`
 	PortSecurity    *bool   `json:"port_security_enabled"`
 	// Pool may be "none".
-	Pool    *string  `json:"pool"`
-	Subnets []Subnet `json:"subnets"`
+	Pool *string `json:"pool"`
+	// GrantedTo are the other projects that may use it.
+	GrantedTo []string `json:"granted_to"`
+	Subnets   []Subnet `json:"subnets"`
 }
 
 // Subnet is a wanted weft.v1.Subnet.

@@ -71,6 +71,9 @@ func (p *planner) network(w where, n Network) {
 			obj.Id = cur.GetId()
 			return &weftv1.UpdateNetworkRequest{Network: obj, UpdateMask: maskOf(mask)}
 		})
+	if n.GrantedTo != nil {
+		p.grants(w, n)
+	}
 	p.unchanged(phaseNetwork, nounNetwork, n.Name)
 	for _, s := range n.Subnets {
 		p.subnet(where(string(w)+".subnets ("+s.Name+")"), n.Name, s)

@@ -12,11 +12,12 @@ import (
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
-// Current is what is stored: every segment range, network and subnet, and the project's ports, routers, floating IPs, groups
-// and rules (of other projects they do no harm).
+// Current is what is stored: every segment range, network and subnet, and the project's grants, ports, routers, floating IPs,
+// groups and rules (of other projects they do no harm).
 type Current struct {
 	SegmentRanges []*weftv1.SegmentRange
 	Networks      []*weftv1.Network
+	Grants        []*weftv1.NetworkGrant
 	Subnets       []*weftv1.Subnet
 	Ports         []*weftv1.Port
 	Routers       []*weftv1.Router
@@ -75,6 +76,7 @@ const (
 	phaseClearGateway
 	phaseSegmentRange
 	phaseNetwork
+	phaseGrant
 	phaseSubnet
 	phaseAddressGroup
 	phaseSecurityGroup
@@ -89,6 +91,7 @@ const (
 	phaseRoute
 	phaseFloatingIP
 	phaseRemoveRule
+	phaseRevoke
 )
 
 type step struct {
@@ -243,7 +246,7 @@ func ambiguous[M named](noun, name string, found []M) string {
 	return fmt.Sprintf("%d stored %ss are called %q: %s; rename all but one", len(found), noun, name, strings.Join(ids, ", "))
 }
 
-// networkID follows a reference to a network: of the file, of the project, or a shared or external one of another.
+// networkID follows a reference to a network: of the file, of the project, or one of another that the project may use.
 func (p *planner) networkID(w where, ref string) string {
 	if id, ok := p.ids[placeholder(nounNetwork, ref)]; ok {
 		return id
@@ -252,7 +255,7 @@ func (p *planner) networkID(w where, ref string) string {
 	if own := ofProject(p, found); len(own) > 0 {
 		found = own
 	} else {
-		found = slices.DeleteFunc(found, func(n *weftv1.Network) bool { return !n.GetShared() && !n.GetExternal() })
+		found = slices.DeleteFunc(found, func(n *weftv1.Network) bool { return !p.usable(n) })
 	}
 	return pick(p, w, nounNetwork, ref, found)
 }

@@ -110,6 +110,11 @@ networks: [{name: x}]`, nil},
 			[]string{"updated port p: fixed_ips"},
 		},
 		{"name servers have an order", nets, strings.Replace(nets, "192.0.2.1, 192.0.2.2", "192.0.2.2, 192.0.2.1", 1), []string{"updated subnet net/a: dns_nameservers"}},
+		{
+			"a network is granted to others", "networks: [{name: net, granted_to: [blue, green]}]", "networks: [{name: net, granted_to: [red, blue]}]",
+			[]string{"updated network net: granted to red", "updated network net: grant to green revoked"},
+		},
+		{"grants left out stay", "networks: [{name: net, granted_to: [blue]}]", "networks: [{name: net}]", nil},
 		{"an empty list clears", nets, strings.Replace(nets, "[192.0.2.1, 192.0.2.2]", "[]", 1), []string{"updated subnet net/a: dns_nameservers"}},
 		{"a list left out stays", nets, strings.Replace(nets, "dns_nameservers: [192.0.2.1, 192.0.2.2],", "", 1), nil},
 		{"default true given", nets, strings.Replace(nets, "name: b,", "name: b, enable_dhcp: true,", 1), nil},
@@ -233,7 +238,9 @@ func TestPlanRefuses(t *testing.T) {
 			{Id: "3", Name: "twice", Project: "default"},
 			{Id: "4", Name: "foreign", Project: "other"},
 			{Id: "5", Name: "public", Project: "other", External: true},
+			{Id: "6", Name: "lent", Project: "other"},
 		},
+		Grants: []*weftv1.NetworkGrant{{Id: "20", NetworkId: "4", TargetProject: "third"}, {Id: "21", NetworkId: "6", TargetProject: "default"}},
 		Subnets: []*weftv1.Subnet{
 			{Id: "10", Name: "s", Project: "default", NetworkId: "1", Cidr: "10.0.0.0/24"},
 			{Id: "11", Name: "s", Project: "default", NetworkId: "2", Cidr: "10.0.0.0/24"},
@@ -248,6 +255,7 @@ func TestPlanRefuses(t *testing.T) {
 		{"an ambiguous subnet", "routers: [{name: r, interfaces: [s]}]", `2 subnets are called "s"; write NETWORK/s`},
 		{"a network of another project", "ports: [{name: p, network: foreign}]", `no network is called "foreign"`},
 		{"a reference to nothing", "floating_ips: [{name: f, network: public, port: nix}]", `no port is called "nix"`},
+		{"a grant twice", "networks: [{name: net, granted_to: [blue, blue]}]", `granted_to: blue stands there twice`},
 		{"two of one name", "routers: [{name: r}, {name: r}]", `routers[1] (r): the file holds two routers of this name`},
 		{"a missing name", "ports: [{network: net}]", `ports[0] (): name: is missing`},
 		{"an interface without subnet and port", "routers: [{name: r, interfaces: [{}]}]", `each needs either a subnet or a port`},
@@ -263,8 +271,8 @@ func TestPlanRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Plan(cur, mustParse(t, "floating_ips: [{name: f, network: public}]\nrouters: [{name: r, gateway: public, interfaces: [net/s]}]")); err != nil {
-		t.Errorf("an external network of another project may be used: %v", err)
+	if _, err := Plan(cur, mustParse(t, "floating_ips: [{name: f, network: public}]\nrouters: [{name: r, gateway: public, interfaces: [net/s]}]\nports: [{name: p, network: lent}]")); err != nil {
+		t.Errorf("networks of another project that are external, or granted, may be used: %v", err)
 	}
 }
 
@@ -277,6 +285,9 @@ func drawFile(t *rapid.T) File {
 		net := Network{Name: n}
 		if some(n + " mtu") {
 			net.MTU = proto.Int32(rapid.Int32Range(1300, 1302).Draw(t, "mtu"))
+		}
+		if some(n + " granted") {
+			net.GrantedTo = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"red", "blue"}), 0, 2, rapid.ID).Draw(t, "grants")
 		}
 		for i, s := range []string{"a", "b"} {
 			sub := Subnet{Name: n + s, CIDR: fmt.Sprintf("10.%s.%d.0/24", n[1:], i)}

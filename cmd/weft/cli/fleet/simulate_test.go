@@ -151,6 +151,11 @@ func (s *simulator) change(req proto.Message) {
 		update(s, s.cur.AddressGroups, r.GetAddressGroup(), r.GetUpdateMask().GetPaths())
 	case *weftv1.UpdateSecurityGroupRequest:
 		update(s, s.cur.SecurityGroups, r.GetSecurityGroup(), r.GetUpdateMask().GetPaths())
+	case *weftv1.CreateNetworkGrantRequest:
+		r.NetworkGrant.Id = r.GetNetworkGrant().GetNetworkId() + " to " + r.GetNetworkGrant().GetTargetProject()
+		s.cur.Grants = append(s.cur.Grants, r.GetNetworkGrant())
+	case *weftv1.DeleteNetworkGrantRequest:
+		s.cur.Grants = slices.DeleteFunc(s.cur.Grants, func(g *weftv1.NetworkGrant) bool { return g.GetId() == r.GetId() })
 	case *weftv1.CreateSecurityGroupRuleRequest:
 		s.rule(r.GetSecurityGroupRule())
 	case *weftv1.DeleteSecurityGroupRuleRequest:
