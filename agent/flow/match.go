@@ -159,6 +159,9 @@ func ARPSPAIn(p netip.Prefix) Term { return prefix(FieldARPSPA, p) }
 // ARPTPA matches the target's IPv4 address; needs ARP().
 func ARPTPA(a netip.Addr) Term { return address(FieldARPTPA, a) }
 
+// ARPTPAIn matches the ARP target protocol addresses of a prefix; needs ARP().
+func ARPTPAIn(p netip.Prefix) Term { return prefix(FieldARPTPA, p) }
+
 // ARPSHA matches the sender's MAC address; needs ARP().
 func ARPSHA(m MAC) Term { return exact(FieldARPSHA, m.uint64()) }
 
@@ -217,6 +220,9 @@ func NDTLL(m MAC) Term { return exact(FieldNDTLL, m.uint64()) }
 
 // Whole matches packets that are no fragments; needs IPv4() or IPv6().
 func Whole() Term { return exact(FieldIPFrag, 0) }
+
+// Fragment matches fragments, their packets' first ones too; needs IPv4() or IPv6().
+func Fragment() Term { return masked(FieldIPFrag, FragAny, FragAny) }
 
 // LaterFragment matches fragments but for their packets' first ones: they have no ports. Needs IPv4() or IPv6().
 func LaterFragment() Term { return exact(FieldIPFrag, FragAny|FragLater) }

@@ -160,6 +160,8 @@ func fragText(t Term) string {
 		return "no"
 	case t.Exact() && t.Value == t.Field.Full():
 		return "later"
+	case t == Fragment():
+		return "yes"
 	}
 	return fmt.Sprintf("%s/%s", t.Value, t.Mask)
 }

@@ -204,9 +204,9 @@ func (f family) egress(p Port) []string {
 	out = append(out, "-j "+portChain(source, p.ID))
 	out = append(out, f.always(fixtures{dhcp: [2]int{68, 67}, dhcp6: [2]int{546, 547}, discovery: []int{131, 132, 133, 135, 136, 143}})...)
 	if f.ipv6 {
-		out = append(out, "-p udp -m udp --sport 547 --dport 546 -j DROP", icmp6(134)+"-j DROP", icmp6(137)+"-j DROP")
+		out = append(out, "-p udp -m udp --dport 546 -j DROP", icmp6(134)+"-j DROP", icmp6(137)+"-j DROP")
 	} else {
-		out = append(out, "-p udp -m udp --sport 67 --dport 68 -j DROP", "-p icmp -m icmp --icmp-type 5 -j DROP")
+		out = append(out, "-p udp -m udp --dport 68 -j DROP", "-p icmp -m icmp --icmp-type 5 -j DROP")
 	}
 	return append(out, f.judged(p, fromGroup)...)
 }

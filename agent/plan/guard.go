@@ -29,6 +29,9 @@ const (
 	mldReport2       = 143
 )
 
+// noHeader is the protocol that Open vSwitch gives an IPv6 packet whose headers it can't follow to their end.
+const noHeader = 0
+
 // Priorities within the tables of filters.
 const (
 	prioNever       = 30 // what no port may say
@@ -49,8 +52,10 @@ const (
 	receiver     = 1 // the mask of atReceiver
 )
 
-func udp(ipv6 bool, from, to uint16) flow.Match {
-	return flow.NewMatch(family(ipv6), flow.IPProto(flow.ProtoUDP), flow.UDPSrc(from), flow.UDPDst(to))
+func udp(ipv6 bool, from, to uint16) flow.Match { return udpTo(ipv6, to).With(flow.UDPSrc(from)) }
+
+func udpTo(ipv6 bool, to uint16) flow.Match {
+	return flow.NewMatch(family(ipv6), flow.IPProto(flow.ProtoUDP), flow.UDPDst(to))
 }
 
 func icmpv6(kind uint8, terms ...flow.Term) flow.Match {
@@ -70,13 +75,18 @@ func filterFlows() Flows {
 	return out
 }
 
-// speech is what ports may say whatever their rules are, and what none may.
+// speech is what ports may say whatever their rules are, and what none may. Clients of DHCP take an answer from whatever port it
+// comes. IPv6 headers that do not end in their packet, or its first fragment (RFC 7112), may have anything behind them.
+// Neighbour discovery comes in no fragments (RFC 6980), and its target is the unspecified address when its options can't be read.
 func (f Flows) speech() {
 	f.add(BrInt, intSpeech, prioDefault, flow.NewMatch(), flow.GotoTable(intTrack))
 	for _, never := range []flow.Match{
-		udp(false, dhcpServer, dhcpClient), udp(true, dhcpv6Server, dhcpv6Client),
+		udpTo(false, dhcpClient), udpTo(true, dhcpv6Client),
 		flow.NewMatch(flow.IPv4(), flow.IPProto(flow.ProtoICMP), flow.Type(flow.FieldICMPType, icmpRedirect)),
 		icmpv6(routerAdvert), icmpv6(redirect), icmpv6(mldQuery),
+		flow.NewMatch(flow.IPv6(), flow.IPProto(noHeader)),
+		icmpv6(neighbourSolicit, flow.Fragment()), icmpv6(neighbourAdvert, flow.Fragment()),
+		icmpv6(neighbourSolicit, flow.NDTarget(nowhere(true))),
 	} {
 		f.add(BrInt, intSpeech, prioNever, never)
 	}
@@ -197,6 +207,14 @@ func sources(mac flow.MAC, p model.Port) []source {
 	return out
 }
 
+// nowhere is the unspecified address of a family.
+func nowhere(ipv6 bool) netip.Prefix {
+	if ipv6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 128)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+}
+
 // linkLocal is the address that an interface makes of its Ethernet address (RFC 4291 appendix A).
 func linkLocal(m flow.MAC) netip.Prefix {
 	a := netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
@@ -210,26 +228,25 @@ func (f Flows) source(port uint32, s source) {
 	}
 	arp := func(terms ...flow.Term) flow.Match { return from(append(terms, flow.ARP(), flow.ARPSHA(s.mac))...) }
 	neighbour := func(kind uint8, terms ...flow.Term) flow.Match { return from(icmpv6(kind, terms...)...) }
-	nowhere4, nowhere6 := netip.PrefixFrom(netip.IPv4Unspecified(), 32), netip.PrefixFrom(netip.IPv6Unspecified(), 128)
 	forward := flow.GotoTable(intForward)
-	// A host that has no address yet asks for one, or whether somebody has the one that it is about to take (RFC 5227).
-	f.add(BrInt, intSource, prioPass, arp(flow.ARPOp(flow.ARPRequest), flow.ARPSPA(netip.IPv4Unspecified())), forward)
-	f.add(BrInt, intSource, prioPass, from(udp(false, dhcpClient, dhcpServer).With(flow.IPv4Src(nowhere4))...), forward)
+	// A host that has no address yet asks for one.
+	f.add(BrInt, intSource, prioPass, from(udp(false, dhcpClient, dhcpServer).With(flow.IPv4Src(nowhere(false)))...), forward)
 	for _, kind := range []uint8{routerSolicit, mldReport, mldReport2} {
-		f.add(BrInt, intSource, prioPass, neighbour(kind, flow.IPv6Src(nowhere6)), forward)
+		f.add(BrInt, intSource, prioPass, neighbour(kind, flow.IPv6Src(nowhere(true))), forward)
 	}
 	for _, link := range []flow.MAC{s.mac, {}} { // with the option and without
 		f.add(BrInt, intNeighbour, prioPass, neighbour(neighbourSolicit, flow.NDSLL(link)), forward)
 	}
 	for _, p := range s.prefixes {
+		// Whether somebody has an address (RFC 5227, RFC 4862) is asked of one's own alone: others would give theirs up.
 		if p.Addr().Is4() {
+			f.add(BrInt, intSource, prioPass, arp(flow.ARPOp(flow.ARPRequest), flow.ARPSPA(netip.IPv4Unspecified()), flow.ARPTPAIn(p)), forward)
 			f.add(BrInt, intSource, prioPass, arp(flow.ARPSPAIn(p)), forward)
 			f.add(BrInt, intSource, prioPass, from(flow.IPv4(), flow.IPv4Src(p)), flow.GotoTable(intSpeech))
 			continue
 		}
 		f.add(BrInt, intSource, prioPass, from(flow.IPv6(), flow.IPv6Src(p)), flow.GotoTable(intSpeech))
-		// Whether somebody has an address (RFC 4862) is asked of one's own alone: others would give theirs up.
-		f.add(BrInt, intSource, prioPass, neighbour(neighbourSolicit, flow.IPv6Src(nowhere6), flow.NDTarget(p), flow.NDSLL(flow.MAC{})), forward)
+		f.add(BrInt, intSource, prioPass, neighbour(neighbourSolicit, flow.IPv6Src(nowhere(true)), flow.NDTarget(p), flow.NDSLL(flow.MAC{})), forward)
 		for _, link := range []flow.MAC{s.mac, {}} {
 			f.add(BrInt, intNeighbour, prioPass, neighbour(neighbourAdvert, flow.NDTarget(p), flow.NDTLL(link)), forward)
 		}

@@ -12,7 +12,7 @@ import (
 
 // Generation is the layout of the pipeline below; it is part of every cookie. A change of the layout needs a new one, so
 // that an upgraded agent replaces every flow.
-const Generation = 5
+const Generation = 6
 
 // The tables of br-int. Frames carry their network's local VLAN from Classify on; nothing is learned: forwarding is
 // computed from where the network's ports are.

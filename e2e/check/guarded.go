@@ -32,8 +32,9 @@ func (e *expected) standingFilters() {
 	}
 	in(21, "goto_table:80")
 	for _, never := range []string{
-		"icmp icmp_type=5", "udp tp_src=67 tp_dst=68", "udp6 tp_src=547 tp_dst=546",
+		"icmp icmp_type=5", "udp tp_dst=68", "udp6 tp_dst=546", "ipv6 nw_proto=0",
 		"icmp6 icmp_type=130", "icmp6 icmp_type=134", "icmp6 icmp_type=137",
+		"icmp6 icmp_type=135 nw_frag=yes", "icmp6 icmp_type=136 nw_frag=yes", "icmp6 icmp_type=135 nd_target=::",
 	} {
 		in(21, drop, strings.Fields(never)...)
 	}
@@ -138,7 +139,6 @@ func (e *expected) speaks(device, mac string, addresses []string) {
 	in := func(table int, next int, terms ...string) {
 		e.flow("br-int", at(table, append(terms, "in_port="+device, "dl_src="+mac)...), fmt.Sprintf("goto_table:%d", next))
 	}
-	in(20, 60, "arp", "arp_op=1", "arp_spa=0.0.0.0", "arp_sha="+mac)
 	in(20, 60, "udp", "nw_src=0.0.0.0", "tp_src=68", "tp_dst=67")
 	for _, kind := range []string{"131", "133", "143"} {
 		in(20, 60, "icmp6", "ipv6_src=::", "icmp_type="+kind)
@@ -147,6 +147,7 @@ func (e *expected) speaks(device, mac string, addresses []string) {
 	in(22, 60, "icmp6", "icmp_type=135", "nd_sll="+mac)
 	for _, a := range addresses {
 		if !strings.Contains(a, ":") {
+			in(20, 60, "arp", "arp_op=1", "arp_spa=0.0.0.0", "arp_sha="+mac, "arp_tpa="+a)
 			in(20, 60, "arp", "arp_sha="+mac, "arp_spa="+a)
 			in(20, 21, "ip", "nw_src="+a)
 			continue

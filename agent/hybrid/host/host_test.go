@@ -87,6 +87,8 @@ func TestWhatPassesAndWhatDoesNotWithoutARule(t *testing.T) {
 		{"an answer of a DHCP server", udp(true, 67, 68, remotes[0], vmIP), true, true},
 		{"a VM that plays DHCP server", udp(false, 67, 68, remotes[0], vmIP), false, false},
 		{"a VM that plays DHCPv6 server", udp(false, 547, 546, remotes[4], vmIP6), false, false},
+		{"one that does so from another port", udp(false, 6767, 68, remotes[0], vmIP), false, false},
+		{"one that does so from another port, DHCPv6", udp(false, 6767, 546, remotes[4], vmIP6), false, false},
 		{"a router solicitation", icmp6(false, 133, vmIP6), true, true},
 		{"a router advertisement from the VM", icmp6(false, 134, vmIP6), false, false},
 		{"a router advertisement to the VM", packet{ingress: true, protocol: model.ProtocolICMPv6, kind: 134, remote: router6}, true, true},
