@@ -350,6 +350,9 @@ func (r *resource[M]) removeWith(ctx context.Context, req deleteRequest, release
 	done := &emptypb.Empty{}
 	_, err = r.server.commit(ctx, c, &emptypb.Empty{}, func(ctx context.Context, e *edit) (proto.Message, error) {
 		s, err := r.checked(ctx, e, req.GetId(), req.GetEtag())
+		if discardable(ctx, err) {
+			return done, r.discard(ctx, e, req.GetId())
+		}
 		if err != nil {
 			return nil, err
 		}

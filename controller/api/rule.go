@@ -96,12 +96,13 @@ func relied[M messageOf](ctx context.Context, e *edit, r *resource[M], id, who, 
 	return have, nil
 }
 
-// releaseRule appends the deletion of a rule with all that belongs to it.
+// releaseRule appends the deletion of a rule with all that belongs to it. Of one that makes no sense that is not known; the
+// collector finds it.
 func (s *Server) releaseRule(ctx context.Context, e *edit, r record.Stored[*weftv1.SecurityGroupRule]) error {
 	deleteStored(e, s.rules.Kind, r)
 	typed, err := model.RuleFrom(r.Msg)
 	if err != nil {
-		return fault.Damaged(s.rules.Label(r.Msg), err)
+		return nil //nolint:nilerr // what it says does not matter any more
 	}
 	key := secgroup.Reference(typed)
 	if key == "" {

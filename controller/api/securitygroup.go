@@ -204,7 +204,8 @@ func (s *Server) releaseGroup(ctx context.Context, e *edit, g *weftv1.SecurityGr
 	for _, entry := range results[0].Entries {
 		r, err := s.rules.Decode(entry)
 		if err != nil {
-			return false, err
+			deleteEntry(e, s.rules.Kind, idOf(entry.Key), entry) // it allows nothing, and nobody can read it
+			continue
 		}
 		if err := s.releaseRule(ctx, e, r); err != nil {
 			return false, err
@@ -214,7 +215,7 @@ func (s *Server) releaseGroup(ctx context.Context, e *edit, g *weftv1.SecurityGr
 }
 
 // thinOut deletes rules of a group that is to be deleted until the rest fit into the transaction that deletes the group. One
-// that anything holds is refused before; one that is not there is left to that transaction to tell.
+// that anything holds is refused before; one that is not there, or can't be read, is left to that transaction.
 func (s *Server) thinOut(ctx context.Context, req deleteRequest) error {
 	for {
 		revision, err := s.opts.Store.Update(ctx, 0, func(ctx context.Context) (*txn.Txn, error) {
@@ -231,7 +232,7 @@ func (s *Server) thinOut(ctx context.Context, req deleteRequest) error {
 			return e.txn, e.txn.Err()
 		})
 		switch {
-		case fault.IsNotFound(err), err == nil && revision == 0:
+		case fault.IsNotFound(err), discardable(ctx, err), err == nil && revision == 0:
 			return nil
 		case err != nil:
 			return err

@@ -135,7 +135,7 @@ func (v *View) Claimant(ctx context.Context, key string) (*storev1.Claim, error)
 
 // Get reads one object by its id. The error is a fault.NotFound when there is none, or when the id is no id.
 func (k *Kind[M]) Get(ctx context.Context, v *View, id string) (Stored[M], error) {
-	scope, err := k.locate(ctx, v, id)
+	scope, err := k.Locate(ctx, v, id)
 	if err != nil {
 		return Stored[M]{}, err
 	}
@@ -158,7 +158,9 @@ func (k *Kind[M]) At(ctx context.Context, v *View, scope, id string) (Stored[M],
 	}
 }
 
-func (k *Kind[M]) locate(ctx context.Context, v *View, id string) (string, error) {
+// Locate is the scope of an object's key; "" for a kind whose key is its id alone. The error is a fault.NotFound when the id is
+// not known.
+func (k *Kind[M]) Locate(ctx context.Context, v *View, id string) (string, error) {
 	if k.Locator == "" {
 		return "", nil
 	}
