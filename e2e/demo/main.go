@@ -38,7 +38,7 @@ func show(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	began := time.Now()
-	fmt.Fprintln(out, "== bringing up a lab: 1 controller with embedded etcd, 2 network nodes, 2 compute nodes, 2 outsides")
+	fmt.Fprintln(out, "== bringing up a lab: 1 etcd, 1 controller, 2 network nodes, 2 compute nodes, 2 outsides")
 	l, err := lab.Up(ctx, options)
 	if err != nil {
 		return err

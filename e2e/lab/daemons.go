@@ -79,6 +79,7 @@ type controllerConfig struct {
 	DataDir     string   `json:"data_dir"`
 	EtcdListen  []string `json:"etcd_listen,omitempty"`
 	TLSDir      string   `json:"tls_dir"`
+	UsersFile   string   `json:"users_file"`
 	UnderlayMTU int      `json:"underlay_mtu"`
 	LogLevel    string   `json:"log_level"`
 }
@@ -117,10 +118,11 @@ func (s *state) embedsEtcd(h HostInfo) bool {
 
 func (l *Lab) controllerConfig(s *state, h HostInfo) controllerConfig {
 	c := controllerConfig{
-		Listen:      []string{netip.AddrPortFrom(h.Management, 7680).String(), "unix:" + l.socket(h.Name)},
+		Listen:      []string{h.api().String(), "unix:" + l.socket(h.Name)},
 		Etcd:        s.etcdEndpoints(),
 		DataDir:     "/var/lib/weft",
 		TLSDir:      l.tlsDir(h.Name),
+		UsersFile:   l.usersFile(h),
 		UnderlayMTU: s.UnderlayMTU,
 		LogLevel:    s.LogLevel,
 	}
@@ -282,6 +284,11 @@ func (l *Lab) startController(ctx context.Context, s *state, h HostInfo) error {
 	}
 	if err := os.Remove(l.socket(h.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the socket of an earlier run: %w", err)
+	}
+	if _, err := os.Stat(l.usersFile(h)); errors.Is(err, fs.ErrNotExist) {
+		if err := l.listUsers(h, nil); err != nil {
+			return fmt.Errorf("users: %w", err)
+		}
 	}
 	if err := l.launchWeft(ctx, s, h, ControllerDaemon, l.controllerConfig(s, h)); err != nil {
 		return err

@@ -143,7 +143,7 @@ func (t *Tour) wholeDeletion(ctx context.Context) error {
 		"router interface remove router1 sub-net1", "router interface remove router1 sub-net4", "router delete router1"); err != nil {
 		return err
 	}
-	for _, n := range []string{"net1", "net2", "net3", "net4", "red", "blue", "ext1", "ext2"} {
+	for _, n := range []string{"net1", "net2", "net3", "net4", "red", "blue", "commons", "ext1", "ext2"} {
 		project := ""
 		if n == "red" || n == "blue" {
 			project = " --project " + n

@@ -85,41 +85,6 @@ func (t *Tour) greNetwork(ctx context.Context) error {
 	return t.acrossNodes(ctx, "net3", "--type gre", "10.30.0.0/24", "cmp1-underlay", "proto gre and ip[24:4] == %d")
 }
 
-// isolation gives two tenants the same addresses. The neighbour's capture is the proof: a ping that fails proves little.
-func (t *Tour) isolation(ctx context.Context) error {
-	for _, tenant := range []string{"red", "blue"} {
-		if err := t.all(ctx,
-			"network create "+tenant+" --type vxlan --project "+tenant,
-			"subnet create sub-"+tenant+" --network "+tenant+" --cidr 10.99.0.0/24 --project "+tenant); err != nil {
-			return err
-		}
-		for i, host := range []string{"cmp1", "cmp2"} {
-			name := fmt.Sprintf("%s-%d", tenant, i+1)
-			if _, err := t.vm(ctx, name, host, tenant, "--ip", fmt.Sprintf("10.99.0.1%d", i+1), "--project", tenant); err != nil {
-				return err
-			}
-		}
-	}
-	for _, victim := range []string{"blue-1", "blue-2"} {
-		packets, err := captured(ctx, t.vms[victim].Space, "eth0", "host 10.99.0.11 or host 10.99.0.12 or host 10.99.0.99", func() error {
-			if err := t.reach(ctx, t.vms["red-1"].Space, netip.MustParseAddr("10.99.0.12")); err != nil {
-				return err
-			}
-			// Nobody has .99: the request for it is flooded through all of red.
-			_, err := t.vms["red-1"].Ping(ctx, netip.MustParseAddr("10.99.0.99"), echo.Options{Count: 3})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if len(packets) > 0 {
-			return fmt.Errorf("%s saw a frame of the other tenant: %s", victim, packets[0])
-		}
-	}
-	t.proved("red's pings and floods: no frame at either VM of blue")
-	return t.reach(ctx, t.vms["blue-1"].Space, netip.MustParseAddr("10.99.0.12"))
-}
-
 // The outside addresses that the tour pings.
 var (
 	outside1 = netip.MustParseAddr("203.0.113.1")

@@ -10,9 +10,6 @@ import (
 	"io"
 	"maps"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +29,9 @@ type Tour struct {
 	lab *lab.Lab
 	out io.Writer
 	vms map[string]*lab.VM
+	// user is who gives the commands, by their name in logins; "" is the operator.
+	user   string
+	logins map[string]map[string]string
 	// before is what each node looked like when the tour began.
 	before map[string]string
 }
@@ -49,7 +49,10 @@ func Steps() []Step {
 		{"a VLAN network: DHCP, ping across nodes, the tag on the wire", func(ctx context.Context, t *Tour) error { return t.vlanNetwork(ctx) }},
 		{"a VXLAN network", func(ctx context.Context, t *Tour) error { return t.vxlanNetwork(ctx) }},
 		{"a GRE network", func(ctx context.Context, t *Tour) error { return t.greNetwork(ctx) }},
-		{"two tenants with the same addresses do not see each other", func(ctx context.Context, t *Tour) error { return t.isolation(ctx) }},
+		{"two tenants with credentials of their own, and the same addresses", func(ctx context.Context, t *Tour) error { return t.tenants(ctx) }},
+		{"what is another tenant's does not exist", func(ctx context.Context, t *Tour) error { return t.strangers(ctx) }},
+		{"two tenants on one network: security groups say who is let in", func(ctx context.Context, t *Tour) error { return t.groups(ctx) }},
+		{"an attack on the neighbour: nothing of it arrives", func(ctx context.Context, t *Tour) error { return t.attacks(ctx) }},
 		{"external networks: ext1 untagged, ext2 on VLAN 1998", func(ctx context.Context, t *Tour) error { return t.externals(ctx) }},
 		{"routers to two outsides on one network node", func(ctx context.Context, t *Tour) error { return t.routers(ctx) }},
 		{"a floating IP: reached from outside, seen under the fixed address, outbound under the floating one", func(ctx context.Context, t *Tour) error { return t.floatingIP(ctx) }},
@@ -67,33 +70,60 @@ func (t *Tour) printf(format string, args ...any) { fmt.Fprintf(t.out, format+"\
 // proved states what has just been shown.
 func (t *Tour) proved(format string, args ...any) { t.printf("  ✔ "+format, args...) }
 
-// weft runs a command of the CLI against the lab and returns what it prints.
+// as is the tour with its commands in somebody else's name.
+func (t *Tour) as(user string) *Tour {
+	other := *t
+	other.user = user
+	return &other
+}
+
+// commandError is what a command says that fails.
+type commandError struct {
+	command, said string
+	err           error
+}
+
+func (e *commandError) Error() string { return fmt.Sprintf("%s: %s: %s", e.command, e.err, e.said) }
+
+func (e *commandError) Unwrap() error { return e.err }
+
+// weft runs a command of the CLI on the controller's host and returns what it prints. The error is a *commandError when the
+// command fails.
 func (t *Tour) weft(ctx context.Context, args ...string) (string, error) {
-	bin, err := t.lab.Bin()
-	if err != nil {
-		return "", err
+	env := t.logins[t.user]
+	if t.user == "" {
+		var err error
+		if env, err = t.lab.Env(); err != nil {
+			return "", err
+		}
 	}
-	env, err := t.lab.Env()
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "weft"), args...)
-	cmd.Env = os.Environ()
+	argv := []string{"env"}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
-		cmd.Env = append(cmd.Env, k+"="+env[k])
+		argv = append(argv, k+"="+env[k])
+	}
+	ctl1, err := t.lab.Host("ctl1")
+	if err != nil {
+		return "", err
+	}
+	cmd, err := ctl1.Command(ctx, append(append(argv, "weft"), args...)...)
+	if err != nil {
+		return "", err
 	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("weft %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return "", &commandError{"weft " + strings.Join(args, " "), strings.TrimSpace(stderr.String()), err}
 	}
 	return string(out), nil
 }
 
+// show writes a command as it is given.
+func (t *Tour) show(command string) { t.printf("  %s$ weft %s", t.user, command) }
+
 // do shows a command and runs it.
 func (t *Tour) do(ctx context.Context, command string) error {
-	t.printf("  $ weft %s", command)
+	t.show(command)
 	_, err := t.weft(ctx, strings.Fields(command)...)
 	return err
 }
@@ -132,7 +162,7 @@ func get[T any](ctx context.Context, t *Tour, command string) (T, error) {
 // vm creates a port on a network and a VM on a host that is plugged into it, and returns its address.
 func (t *Tour) vm(ctx context.Context, name, host, network string, flags ...string) (netip.Addr, error) {
 	command := strings.Join(append([]string{"port", "create", name, "--network", network}, flags...), " ")
-	t.printf("  $ weft %s", command)
+	t.show(command)
 	port, err := get[object](ctx, t, command)
 	if err != nil {
 		return netip.Addr{}, err
@@ -189,7 +219,8 @@ func (t *Tour) reach(ctx context.Context, from lab.Space, to netip.Addr) error {
 			return err
 		}
 		if stats.Lost() == 0 {
-			t.proved("%s pings %s: %s", from, to, stats)
+			t.proved("%s pings %s: %d of %d answered, round trip %v to %v", from, to, stats.Sent-stats.Lost(), stats.Sent,
+				stats.MinRTT.Round(10*time.Microsecond), stats.MaxRTT.Round(10*time.Microsecond))
 			return nil
 		}
 	}
@@ -226,9 +257,12 @@ func (t *Tour) sees(ctx context.Context, at lab.Space, device, filter string, du
 	return nil
 }
 
+// patience is how long the tour waits for anything.
+const patience = 15 * time.Second
+
 // until waits for a condition.
 func until(ctx context.Context, what string, holds func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
