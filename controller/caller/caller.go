@@ -25,6 +25,14 @@ var roleNames = [...]string{Nobody: "nobody", Reader: "reader", Member: "member"
 // String is the role's name, as in a file of users.
 func (r Role) String() string { return roleNames[r] }
 
+// one is somebody of the role.
+func (r Role) one() string {
+	if r >= Operator {
+		return "an " + r.String()
+	}
+	return "a " + r.String()
+}
+
 // Caller is who makes a call. The zero value is nobody, who may do nothing. It is a value: what it says does not change
 // while the call lasts.
 type Caller struct {

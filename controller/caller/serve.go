@@ -77,7 +77,7 @@ func (g *Guard) admit(ctx context.Context, method string) (Caller, error) {
 	case c.Role == Nobody:
 		return c, status.Error(codes.Unauthenticated, "who are you? Call with a certificate of an admin's, or with a token (authorization: Bearer …)")
 	case c.Role < act.least():
-		return c, status.Errorf(codes.PermissionDenied, "%s is a %s; this takes a %s", c.Name, c.Role, act.least())
+		return c, status.Errorf(codes.PermissionDenied, "%s is a %s; this takes %s", c.Name, c.Role, act.least().one())
 	default:
 		return c, nil
 	}
