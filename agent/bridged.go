@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	"github.com/weft-sdn/weft/agent/hybrid"
+	"github.com/weft-sdn/weft/agent/hybrid/host"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/model"
@@ -45,7 +46,8 @@ func (a *Agent) filterBridges() {
 
 // bridgesFiltered takes in what the worker did. If that is not what is wanted by now, it is about to do something else.
 func (a *Agent) bridgesFiltered(o outcome) {
-	if o.want == any(a.bridged.wanted) && o.err == nil {
+	refused := refusedRules(o.err)
+	if o.want == any(a.bridged.wanted) && (o.err == nil || refused != nil) {
 		a.setFiltered(idsOf(a.bridged.wanted))
 	}
 	for id, b := range a.view.HostPorts {
@@ -53,6 +55,15 @@ func (a *Agent) bridgesFiltered(o outcome) {
 			a.ports[view.PortKey{Network: b.Network, Port: id}] = true
 		}
 	}
+}
+
+// refusedRules are those that the host's iptables does not take, and why, if that is all that is wrong with the filters.
+func refusedRules(err error) map[model.Rule]error {
+	var refused *host.RefusedError
+	if errors.As(err, &refused) {
+		return refused.Rules
+	}
+	return nil
 }
 
 func idsOf(f *hybrid.Filters) map[string]bool {
@@ -86,7 +97,7 @@ func (a *Agent) bridgeProblem(k view.PortKey, p model.Port) error {
 	case plan.Misplugged(&a.facts, p):
 		return fmt.Errorf("vif_type is hybrid, but the interface on br-int is %s: plug %s, with a bridge behind it",
 			a.facts.Plugged[k.Port].Name, plan.DeviceName("qvo", k.Port))
-	case err != nil:
+	case err != nil && refusedRules(err) == nil:
 		return errors.Join(errors.New("the port's own bridge is not filtered as planned"), err)
 	default:
 		return nil

@@ -140,8 +140,8 @@ func (a *Agent) groupProblem(id string, bridged bool) error {
 		errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: quarantined: %w", rule, id, bad.Err))
 	}
 	for rule, r := range g.Rules {
-		if !bridged && !plan.Enforceable(r.Object) {
-			errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: Open vSwitch does not read ports of protocol %s", rule, id, r.Object.Protocol))
+		if reason := a.unenforceable(r.Object, bridged); reason != nil {
+			errs = append(errs, fmt.Errorf("rule %s of security group %s allows nothing: %w", rule, id, reason))
 		}
 		if remote := r.Object.RemoteAddressGroup; remote != "" {
 			if _, bad := a.invalid(keys.AddressGroup(remote)); bad != nil {
@@ -151,6 +151,18 @@ func (a *Agent) groupProblem(id string, bridged bool) error {
 	}
 	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
 	return errors.Join(errs...)
+}
+
+// unenforceable is why the node can't let through what a rule allows; nil when it can.
+func (a *Agent) unenforceable(r model.Rule, bridged bool) error {
+	switch {
+	case bridged:
+		return refusedRules(a.units[unit{kind: kindFilters}])[r]
+	case !plan.Enforceable(r):
+		return fmt.Errorf("br-int does not read ports of protocol %s", r.Protocol)
+	default:
+		return nil
+	}
 }
 
 // present reports whether the port's device is on br-int.

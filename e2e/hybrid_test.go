@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/weft-sdn/weft/e2e/lab"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -113,4 +115,29 @@ func TestABridgeIsFilteredWhateverIsDoneToItsHost(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestARuleThatAHostRefusesStopsNothingElse takes from a host's iptables what it needs to tell ICMP messages of type 255.
+func TestARuleThatAHostRefusesStopsNothingElse(t *testing.T) {
+	f := newFleet(t, "e2e-refused", func(o *lab.Options) { o.NetworkNodes, o.Externals = 1, 0 })
+	n, _ := f.vxlan("n", "10.10.0.0/24")
+	s := grouped{f, weftv1.NewSecurityGroupServiceClient(f.connected)}
+	stranger := s.plugged("stranger", "cmp2", n, weftv1.VifType_VIF_TYPE_OVS, s.group("all"))
+	odd, plain := s.group("odd"), s.group("plain")
+	s.admit(odd, &weftv1.SecurityGroupRule{Protocol: "icmp", IcmpType: proto.Uint32(8)})
+	const extension = "/usr/lib/x86_64-linux-gnu/xtables/libxt_u32.so"
+	f.sh(f.host("cmp1").Space, "mount --bind /dev/null "+extension)
+	refused := s.admit(odd, &weftv1.SecurityGroupRule{Protocol: "icmp", IcmpType: proto.Uint32(255)})
+	a := s.plugged("a", "cmp1", n, weftv1.VifType_VIF_TYPE_HYBRID, odd)
+	b := s.plugged("b", "cmp1", n, weftv1.VifType_VIF_TYPE_HYBRID, plain)
+	f.portState(a.port, weftv1.State_STATE_ERROR, "rule "+refused.GetId()+" of security group "+odd.GetId()+" allows nothing")
+	f.portState(b.port, weftv1.State_STATE_ACTIVE, "")
+	f.reach(stranger.Space, a.ip)
+	f.cutOff(stranger.Space, b.ip)
+	s.admit(plain, &weftv1.SecurityGroupRule{Protocol: "icmp"})
+	f.reach(stranger.Space, b.ip)
+
+	f.sh(f.host("cmp1").Space, "umount "+extension)
+	f.portState(a.port, weftv1.State_STATE_ACTIVE, "")
+	f.asPlanned(f.etcd(), "cmp1")
 }

@@ -46,6 +46,30 @@ type Filters struct {
 	ProtocolNames map[model.Protocol]string
 }
 
+// Without are the filters when some rules allow nothing.
+func (f Filters) Without(refused map[model.Rule]error) Filters {
+	if len(refused) == 0 {
+		return f
+	}
+	left := make(map[string][]model.Rule, len(f.Rules))
+	for group, rules := range f.Rules {
+		left[group] = slices.DeleteFunc(slices.Clone(rules), func(r model.Rule) bool { return refused[r] != nil })
+	}
+	f.Rules = left
+	return f
+}
+
+// Text is a rule as it stands in the chain of its group; false for one that no packet fits, which has none.
+func (f Filters) Text(r model.Rule) (string, bool) { return family{Filters: f, ipv6: r.IPv6}.rule(r) }
+
+// SetOf is the name of the IP set that a rule refers to; "" if it refers to none.
+func SetOf(r model.Rule) string {
+	if group := r.RemoteGroup + r.RemoteAddressGroup; group != "" {
+		return setName(group, r.IPv6)
+	}
+	return ""
+}
+
 // Plan is what a node needs in its own network namespace.
 type Plan struct {
 	IPv4, IPv6 desired.IPTables
@@ -279,13 +303,19 @@ func (f family) groupRules(group string, ingress bool) []string {
 		if r.Ingress != ingress || r.IPv6 != f.ipv6 {
 			continue
 		}
-		if protocol, match, fits := f.transport(r); fits {
-			address, set := f.remote(r)
-			out = append(out, address+protocol+set+match+"-j ACCEPT")
+		if text, fits := f.rule(r); fits {
+			out = append(out, text)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// rule is a rule of the family as it stands in its group's chain; false for one that no packet fits.
+func (f family) rule(r model.Rule) (string, bool) {
+	protocol, match, fits := f.transport(r)
+	address, set := f.remote(r)
+	return address + protocol + set + match + "-j ACCEPT", fits
 }
 
 // remote is whom a rule is about, as an address or as a set: who sends what comes in, who gets what goes out.
@@ -294,9 +324,9 @@ func (f family) remote(r model.Rule) (address, set string) {
 	if r.Ingress {
 		option, side = "-s", "src"
 	}
-	switch group := r.RemoteGroup + r.RemoteAddressGroup; {
-	case group != "":
-		return "", fmt.Sprintf("-m set --match-set %s %s ", setName(group, f.ipv6), side)
+	switch name := SetOf(r); {
+	case name != "":
+		return "", fmt.Sprintf("-m set --match-set %s %s ", name, side)
 	case r.Prefix.IsValid() && r.Prefix.Bits() > 0:
 		return option + " " + r.Prefix.String() + " ", ""
 	default:

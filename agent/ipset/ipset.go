@@ -45,19 +45,23 @@ func (d *Driver) Writes() uint64 { return d.writes }
 
 // Ensure makes the sets that are wanted and gives them their members, against what the driver remembers; the first time, and
 // after an error, it reads them first. It removes no set. Idempotent; a change of n members is n changes, each at once.
-func (d *Driver) Ensure(want []desired.IPSet) error {
+// Failed are, by name, the sets that are not as wanted, and why; the others are. An error: nothing could be done.
+func (d *Driver) Ensure(want []desired.IPSet) (failed map[string]error, err error) {
 	if d.have == nil {
 		if err := d.read(); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	failed = map[string]error{}
 	for _, s := range want {
 		if err := d.ensure(s); err != nil {
-			d.have = nil
-			return fmt.Errorf("IP set %s: %w", s.Name, err)
+			failed[s.Name] = fmt.Errorf("IP set %s: %w", s.Name, err)
 		}
 	}
-	return nil
+	if len(failed) > 0 {
+		d.have = nil
+	}
+	return failed, nil
 }
 
 // Prune removes the sets of weft's that are not wanted. One that a rule refers to still is an error.

@@ -2,9 +2,12 @@ package ipset_test
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,6 +55,11 @@ func (s *space) must(do func() error) {
 	}
 }
 
+// ensured is what is wrong after Ensure.
+func ensured(failed map[string]error, err error) error {
+	return errors.Join(append(slices.Collect(maps.Values(failed)), err)...)
+}
+
 func set(name string, members ...string) desired.IPSet {
 	out := desired.IPSet{Name: name, IPv6: strings.Contains(name, "6-")}
 	for _, m := range members {
@@ -64,16 +72,16 @@ func TestSetsBecomeWhatIsWantedAndStaySo(t *testing.T) {
 	s := newSpace(t)
 	four, six := set("weft4-a", "10.0.0.1/32", "10.1.0.0/16", "128.0.0.0/1"), set("weft6-a", "2001:db8::1/128", "2001:db8:1::/48")
 	var d ipset.Driver
-	s.must(func() error { return d.Ensure([]desired.IPSet{four, six}) })
+	s.must(func() error { return ensured(d.Ensure([]desired.IPSet{four, six})) })
 	written := d.Writes()
-	s.must(func() error { return d.Ensure([]desired.IPSet{four, six}) })
+	s.must(func() error { return ensured(d.Ensure([]desired.IPSet{four, six})) })
 	var restarted ipset.Driver
-	s.must(func() error { return restarted.Ensure([]desired.IPSet{four, six}) })
+	s.must(func() error { return ensured(restarted.Ensure([]desired.IPSet{four, six})) })
 	if d.Writes() != written || restarted.Writes() != 0 {
 		t.Errorf("with nothing to do: %d and %d changes", d.Writes()-written, restarted.Writes())
 	}
 	four = set("weft4-a", "10.0.0.2/32", "10.1.0.0/16", "128.0.0.0/1")
-	s.must(func() error { return restarted.Ensure([]desired.IPSet{four}) })
+	s.must(func() error { return ensured(restarted.Ensure([]desired.IPSet{four})) })
 	if restarted.Writes() != 2 {
 		t.Errorf("another member instead of one took %d changes", restarted.Writes())
 	}
@@ -97,7 +105,7 @@ func TestSetsBecomeWhatIsWantedAndStaySo(t *testing.T) {
 func TestASetThatARuleRefersToStaysUntilTheRuleIsGone(t *testing.T) {
 	s := newSpace(t)
 	var d ipset.Driver
-	s.must(func() error { return d.Ensure([]desired.IPSet{set("weft4-a", "10.0.0.1/32")}) })
+	s.must(func() error { return ensured(d.Ensure([]desired.IPSet{set("weft4-a", "10.0.0.1/32")})) })
 	s.must(func() error {
 		return exec.Command("iptables", "-A", "FORWARD", "-m", "set", "--match-set", "weft4-a", "src", "-j", "DROP").Run()
 	})
@@ -112,7 +120,7 @@ func TestNamesOfOthersAreRefused(t *testing.T) {
 	s := newSpace(t)
 	for _, name := range []string{"weft", "weft4-", "weft4-g", "weft5-a", "others", "weft4-0123456789abcdef012345678"} {
 		var d ipset.Driver
-		if err := s.run(func() error { return d.Ensure([]desired.IPSet{set(name)}) }); err == nil || ipset.Owned(name) {
+		if err := s.run(func() error { return ensured(d.Ensure([]desired.IPSet{set(name)})) }); err == nil || ipset.Owned(name) {
 			t.Errorf("%q was taken for one of weft's", name)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -393,6 +394,32 @@ func TestARefusedRuleIsNamedAndChangesNothing(t *testing.T) {
 	if d := cmp.Diff(whole, s.rules()); d != "" {
 		t.Errorf("something changed (-before +after):\n%s", d)
 	}
+}
+
+// One of the refused is unknown to iptables, the kernel wants the other in another table.
+func TestRefusedNamesEveryRuleThatTheHostDoesNotTakeAndLeavesNothing(t *testing.T) {
+	s := newSpace(t)
+	s.ensure(router(1))
+	s.in("iptables", "-A", "FORWARD", "-j", "ACCEPT")
+	before := s.rules()
+	rules := []string{"-p tcp -m tcp --dport 22 -j ACCEPT", "-m weft -j ACCEPT", "-j ACCEPT", "-j CT --zone 7", "-s 10.0.0.0/8 -j ACCEPT"}
+	refused, err := s.Refused(t.Context(), s.name, "filter", rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"-j CT --zone 7", "-m weft -j ACCEPT"}, slices.Sorted(maps.Keys(refused))); diff != "" {
+		t.Errorf("refused: %s", diff)
+	}
+	if none, err := s.Refused(t.Context(), s.name, "filter", nil); err != nil || len(none) > 0 {
+		t.Errorf("of no rules: %v, %v", none, err)
+	}
+	if _, err := s.Refused(t.Context(), s.name, "weft", rules); err == nil {
+		t.Error("rules of a table that is none were tried")
+	}
+	if diff := cmp.Diff(before, s.rules()); diff != "" {
+		t.Errorf("left behind: %s", diff)
+	}
+	s.quiet(router(1))
 }
 
 func TestARuleThatIptablesPrintsOtherwiseIsAnErrorOnResync(t *testing.T) {

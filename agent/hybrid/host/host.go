@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -39,6 +40,9 @@ type Driver struct {
 	sets   ipset.Driver
 	// used: there may be filters; while there are none, nothing is asked of the kernel that filters alone need.
 	used bool
+	// wanted was last asked for, and refused are those of its rules that the host does not take.
+	wanted  *hybrid.Filters
+	refused map[model.Rule]error
 }
 
 // place names the node's own namespace in messages.
@@ -68,30 +72,41 @@ func (d *Driver) Writes() uint64 {
 }
 
 // Apply makes the filters what is wanted: sets before the rules that refer to them, and those that no rule refers to any more
-// last. When it returns without an error they are in force, and no connection is left that they do not allow. Idempotent.
+// last. When it returns without an error they are in force, and no connection is left that they do not allow; with a
+// *RefusedError too, but for the rules that it names. Idempotent. When it is called once more for the same filters, it trusts
+// nothing that it remembers.
 func (d *Driver) Apply(ctx context.Context, want *hybrid.Filters) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.apply(ctx, want)
-}
-
-func (d *Driver) apply(ctx context.Context, want *hybrid.Filters) error {
-	p := hybrid.New(*want)
-	if d.used = d.used || len(want.Ports) > 0; !d.used { // an earlier agent's may be there
-		return errors.Join(d.rules(ctx, p, (*nat.Driver).Ensure), d.enter(func() error { return d.sets.Prune(nil) }))
+	ensure := (*nat.Driver).Ensure
+	if want == d.wanted {
+		d.sets.Resync()
+		ensure = (*nat.Driver).Resync
+	}
+	d.used = d.used || len(want.Ports) > 0
+	if !d.used { // an earlier agent's may be there
+		d.wanted = want
+		return errors.Join(d.rules(ctx, hybrid.New(*want), ensure), d.enter(func() error { return d.sets.Prune(nil) }))
 	}
 	if len(want.Ports) > 0 {
 		if err := d.enter(haveBridgesPass); err != nil {
 			return err
 		}
 	}
-	if err := d.enter(func() error { return d.sets.Ensure(p.Sets) }); err != nil {
+	if err := d.prepare(ctx, want); err != nil {
 		return err
 	}
-	if err := d.rules(ctx, p, (*nat.Driver).Ensure); err != nil {
+	d.wanted = want
+	if err := d.enforce(ctx, want, ensure); err != nil {
 		return err
 	}
-	return d.enter(func() error { return errors.Join(d.sets.Prune(p.Sets), end(hybrid.NewJudge(*want))) })
+	taken := want.Without(d.refused)
+	if err := d.enter(func() error {
+		return errors.Join(d.sets.Prune(hybrid.New(taken).Sets), end(hybrid.NewJudge(taken)))
+	}); err != nil {
+		return err
+	}
+	return refusedError(d.refused)
 }
 
 // Filtered are the VMs' devices whose frames pass filters, as an earlier agent has left them.
@@ -113,28 +128,23 @@ func (d *Driver) Filtered(ctx context.Context) (map[string]bool, error) {
 // Resync is Apply against what the host really has.
 func (d *Driver) Resync(ctx context.Context, want *hybrid.Filters) error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.used = true
-	d.sets.Resync()
-	p := hybrid.New(*want)
-	if err := d.enter(func() error { return d.sets.Ensure(p.Sets) }); err != nil {
-		return err
-	}
-	if err := d.rules(ctx, p, (*nat.Driver).Resync); err != nil {
-		return err
-	}
-	return d.apply(ctx, want)
+	d.wanted = want
+	d.mu.Unlock()
+	return d.Apply(ctx, want)
 }
 
-func (d *Driver) rules(ctx context.Context, p hybrid.Plan, apply func(*nat.Driver, context.Context, string, desired.IPTables) error) error {
-	return errors.Join(apply(d.v4, ctx, place, p.IPv4), apply(d.v6, ctx, place, p.IPv6))
+// ensurer is how a family's tables are made what is wanted.
+type ensurer func(d *nat.Driver, ctx context.Context, namespace string, want desired.IPTables) error
+
+func (d *Driver) rules(ctx context.Context, p hybrid.Plan, ensure ensurer) error {
+	return errors.Join(ensure(d.v4, ctx, place, p.IPv4), ensure(d.v6, ctx, place, p.IPv6))
 }
 
-// Diff tells how the host differs from what is wanted, and changes nothing.
+// Diff tells how the host differs from what is wanted and it does not refuse, and changes nothing.
 func (d *Driver) Diff(ctx context.Context, want *hybrid.Filters) ([]desired.Difference, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p := hybrid.New(*want)
+	p := hybrid.New(want.Without(d.refused))
 	four, err := d.v4.Diff(ctx, place, p.IPv4)
 	six, err6 := d.v6.Diff(ctx, place, p.IPv6)
 	out, errs := append(four, six...), []error{err, err6}
@@ -186,12 +196,38 @@ func haveBridgesPass() error {
 
 // end removes the connections that a judge forbids.
 func end(j *hybrid.Judge) error {
+	if err := forget(forbidden{j}); err != nil {
+		return fmt.Errorf("end connections that are no longer allowed: %w", err)
+	}
+	return nil
+}
+
+// ForgetZones has the host forget all connections of some conntrack zones; none: nothing is asked of the kernel.
+func (d *Driver) ForgetZones(zones []uint16) error {
+	if len(zones) == 0 {
+		return nil
+	}
+	if err := d.enter(func() error { return forget(within(zones)) }); err != nil {
+		return fmt.Errorf("forget the connections of conntrack zones %v: %w", zones, err)
+	}
+	return nil
+}
+
+func forget(which netlink.CustomConntrackFilter) error {
 	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, forbidden{j}); err != nil {
-			return fmt.Errorf("end connections that are no longer allowed: %w", err)
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, which); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// within are the zones of conntrack's entries.
+type within []uint16
+
+// MatchConntrackFlow is as in netlink.CustomConntrackFilter.
+func (w within) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	return slices.Contains(w, flow.Zone)
 }
 
 // forbidden is a filter of conntrack's entries.

@@ -1,13 +1,16 @@
 package host_test
 
 import (
+	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/hybrid/host"
@@ -147,6 +150,28 @@ func TestTheWayBackPassesUntilTheRuleGoes(t *testing.T) {
 	}
 }
 
+func TestAZoneIsForgottenAlone(t *testing.T) {
+	s := newSite(t)
+	var number uint32
+	there := packet{ingress: true, protocol: model.ProtocolUDP, from: 4000, to: 53, remote: remotes[0]}
+	back := packet{protocol: model.ProtocolUDP, from: 53, to: 4000, remote: remotes[0]}
+	s.apply(filters(true, in(model.ProtocolUDP, 53, 53)))
+	if !s.pass(true, []packet{there}, &number)[0] {
+		t.Fatal("the way there")
+	}
+	for _, c := range []struct {
+		zone   uint16
+		passes bool
+	}{{8, true}, {7, false}} {
+		if err := s.ForgetZones([]uint16{c.zone}); err != nil {
+			t.Fatal(err)
+		}
+		if passed := s.passOn(false, []packet{back}, &number)[0]; passed != c.passes {
+			t.Errorf("zone %d forgotten: the way back passed %v", c.zone, passed)
+		}
+	}
+}
+
 func TestAVMDoesNotReachItsHost(t *testing.T) {
 	s := newSite(t)
 	s.command("ip", "-n", s.host, "addr", "add", "10.0.0.1/24", "dev", "qbr")
@@ -269,4 +294,96 @@ func TestARuleOfOthersLetsNothingThrough(t *testing.T) {
 	if out := s.output("ip", "netns", "exec", s.host, "iptables", "-S", "FORWARD"); strings.Count(out, "-A FORWARD -j ACCEPT") != 2 {
 		t.Errorf("the others' rules: %s", out)
 	}
+}
+
+// without is a folder of iptables' extensions that lacks some, as on a host that does not have them.
+func without(t *testing.T, extensions ...string) {
+	t.Helper()
+	const installed = "/usr/lib/x86_64-linux-gnu/xtables"
+	all, err := os.ReadDir(installed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, f := range all {
+		if slices.Contains(extensions, f.Name()) {
+			continue
+		}
+		if err := os.Symlink(filepath.Join(installed, f.Name()), filepath.Join(dir, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("XTABLES_LIBDIR", dir) // iptables(8)
+}
+
+func TestARuleThatTheHostRefusesStopsNothingElse(t *testing.T) {
+	s := newSite(t)
+	var number uint32
+	web := []packet{{ingress: true, protocol: model.ProtocolTCP, to: 80, remote: remotes[0]}}
+	odd := []packet{{ingress: true, protocol: model.ProtocolICMP, kind: 255, remote: remotes[0]}}
+	refused := rule(func(r *model.Rule) { r.ID, r.Ingress, r.Protocol, r.Type = "odd", true, model.ProtocolICMP, 255 })
+	f := filters(false, refused, in(model.ProtocolTCP, 80, 80))
+	f.Ports[0].Groups = append(f.Ports[0].Groups, remoteID)
+	f.Rules[remoteID] = []model.Rule{in(model.ProtocolUDP, 53, 53)}
+
+	t.Run("while it is refused", func(t *testing.T) {
+		without(t, "libxt_u32.so")
+		err := s.Apply(t.Context(), &f)
+		var told *host.RefusedError
+		if !errors.As(err, &told) || len(told.Rules) != 1 || told.Rules[refused] == nil || !strings.Contains(told.Error(), "u32") {
+			t.Fatalf("applied: %v", err)
+		}
+		if !s.pass(true, web, &number)[0] {
+			t.Error("another rule of the group is not in force")
+		}
+		f.Rules[remoteID] = nil
+		if err := s.Apply(t.Context(), new(f)); !errors.As(err, &told) {
+			t.Errorf("another change: %v", err)
+		}
+		if s.pass(true, []packet{{ingress: true, protocol: model.ProtocolUDP, to: 53, remote: remotes[0]}}, &number)[0] {
+			t.Error("a rule of another group that went is still in force")
+		}
+		if s.pass(true, odd, &number)[0] {
+			t.Error("the refused rule lets something through")
+		}
+		if left, err := s.Diff(t.Context(), &f); err != nil || len(left) > 0 {
+			t.Errorf("differs: %v, %v", left, err)
+		}
+	})
+	if err := s.Apply(t.Context(), &f); err == nil {
+		t.Error("what was refused is tried again by another change")
+	}
+	if err := s.Apply(t.Context(), &f); err != nil {
+		t.Errorf("the host takes it by now: %v", err)
+	}
+	if !s.pass(true, odd, &number)[0] {
+		t.Error("the rule lets nothing through though the host takes it")
+	}
+	s.whole(f)
+}
+
+func TestASetThatCannotBeFilledEmptiesOnlyTheRulesThatReferToIt(t *testing.T) {
+	s := newSite(t)
+	var number uint32
+	friends := rule(func(r *model.Rule) { r.Ingress, r.IPv6, r.RemoteGroup = true, true, remoteID })
+	f := filters(false, friends, rule(func(r *model.Rule) { r.Ingress, r.RemoteGroup = true, remoteID }))
+	s.in(s.host, func() error { // somebody has made it, of the other family
+		return netlink.IpsetCreate(hybrid.SetOf(friends), "hash:net", netlink.IpsetCreateOptions{Family: unix.AF_INET})
+	})
+	var told *host.RefusedError
+	if err := s.Apply(t.Context(), &f); !errors.As(err, &told) || len(told.Rules) != 1 || told.Rules[friends] == nil {
+		t.Fatalf("applied: %v", err)
+	}
+	packets := []packet{{ingress: true, protocol: model.ProtocolUDP, to: 9, remote: remotes[0]}, {ingress: true, protocol: model.ProtocolUDP, to: 9, remote: remotes[4]}}
+	if got := s.pass(true, packets, &number); !got[0] || got[1] {
+		t.Errorf("passed: %v by IPv4, %v by IPv6", got[0], got[1])
+	}
+	s.in(s.host, func() error { return netlink.IpsetDestroy(hybrid.SetOf(friends)) })
+	if err := s.Apply(t.Context(), &f); err != nil {
+		t.Errorf("the set can be made by now: %v", err)
+	}
+	if got := s.pass(true, packets, &number); !got[0] || !got[1] {
+		t.Errorf("passed by now: %v by IPv4, %v by IPv6", got[0], got[1])
+	}
+	s.whole(f)
 }
