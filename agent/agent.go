@@ -190,7 +190,7 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 		workers:  newWorkers(ctx, maxBuilds, builders{build: services.build, audit: services.audit, soon: soon, told: told, busy: busy}),
 		services: services, instances: newInstances(s), publisher: newPublisher(s, o.Config.Node, o.Log), questions: &questions{s, o.Config.Node, o.Log}, metrics: metrics,
 		view: view.New(o.Config.Node), planner: plan.NewPlanner(), dirty: view.NewDirty(), scopes: map[string]bool{},
-		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{}, lacking: map[string]time.Time{},
+		seen: seen, made: made, devices: map[string]string{}, post: make(mailbox), renewing: map[string]bool{}, refused: map[string]string{}, tags: map[string]desired.Port{}, bridged: bridgedFilters{zones: map[uint16]bool{}}, ports: map[view.PortKey]bool{}, awaited: map[string]time.Time{}, lacking: map[string]time.Time{},
 		units: map[unit]error{}, waiting: map[unit]time.Time{}, builtAt: map[unit]any{},
 		short: map[string]bool{}, reports: map[unit]map[string]bool{}, served: map[unit]time.Time{},
 	}
@@ -879,7 +879,7 @@ func (a *Agent) vlanNotes() []ovs.BridgeIDs {
 }
 
 // releaseVLANs takes local VLANs back that nothing on the host uses any more. It runs when all bridges have the plan, so
-// that no flow of the network is left when another gets its VLAN.
+// that no flow of the network is left when another gets its VLAN; nor is a connection, whose answers would pass there.
 func (a *Agent) releaseVLANs(ctx context.Context) {
 	if !a.dirty.Empty() || a.fullOVS || a.careful {
 		return
@@ -889,9 +889,10 @@ func (a *Agent) releaseVLANs(ctx context.Context) {
 		needed[id] = true
 	}
 	var free []string
-	for id := range a.facts.VLANs {
+	var zones []uint16
+	for id, vlan := range a.facts.VLANs {
 		if !needed[id] {
-			free = append(free, vlanKey+id)
+			free, zones = append(free, vlanKey+id), append(zones, vlan)
 		}
 	}
 	if len(free) == 0 {
@@ -899,12 +900,27 @@ func (a *Agent) releaseVLANs(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, ovsTimeout(len(free)))
 	defer cancel()
-	if _, err := a.ovs.Ensure(ctx, ovs.Change{BridgeIDs: []ovs.BridgeIDs{{Bridge: plan.BrInt, Delete: free}}}); err != nil {
+	if a.forgetZones(ctx, zones) != nil {
 		return // the VLANs stay taken until the next time
+	}
+	if _, err := a.ovs.Ensure(ctx, ovs.Change{BridgeIDs: []ovs.BridgeIDs{{Bridge: plan.BrInt, Delete: free}}}); err != nil {
+		return // likewise
 	}
 	vlans := maps.Clone(a.facts.VLANs)
 	for _, key := range free {
 		delete(vlans, key[len(vlanKey):])
 	}
 	a.facts.VLANs = vlans
+}
+
+// forgetZones has conntrack forget the connections of local VLANs, in Open vSwitch and where VMs' own bridges are filtered.
+func (a *Agent) forgetZones(ctx context.Context, vlans []uint16) error {
+	if err := a.bridges.forgetZones(ctx, vlans); err != nil {
+		return err
+	}
+	err := a.services.filters.ForgetZones(slices.DeleteFunc(slices.Clone(vlans), func(vlan uint16) bool { return !a.bridged.zones[vlan] }))
+	if err != nil {
+		a.log.Error("can't give local VLANs to other networks yet, trying again", "error", err)
+	}
+	return err
 }

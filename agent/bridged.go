@@ -20,6 +20,8 @@ const kindFilters = "filters"
 type bridgedFilters struct {
 	// due are planned and not given to the worker yet, wanted are the last that were.
 	due, wanted *hybrid.Filters
+	// zones are the conntrack zones that may hold something by their doing.
+	zones map[uint16]bool
 }
 
 // adoptFilters takes the filters that an earlier agent has left for as good as its flows: what has changed since is changed
@@ -40,6 +42,9 @@ func (a *Agent) filterBridges() {
 		return
 	}
 	a.bridged.wanted, a.bridged.due = a.bridged.due, nil
+	for _, p := range a.bridged.wanted.Ports {
+		a.bridged.zones[p.Zone] = true
+	}
 	a.setFiltered(a.facts.Filtered)
 	a.setUnit(unit{kind: kindFilters}, a.bridged.wanted, false)
 }

@@ -305,6 +305,19 @@ func (b *bridges) broken(br *bridge, err error) {
 	br.close()
 }
 
+// forgetZones has br-int's conntrack forget the connections of local VLANs.
+func (b *bridges) forgetZones(ctx context.Context, vlans []uint16) error {
+	br := b.all[plan.BrInt]
+	if br == nil || !br.synced {
+		return errors.New("no connection to br-int")
+	}
+	err := br.conn.ForgetZones(ctx, vlans...)
+	if err != nil {
+		b.broken(br, err)
+	}
+	return err
+}
+
 // has reports whether one bridge has the whole plan.
 func (b *bridges) has(name string) bool { return b.all[name] != nil && b.all[name].synced }
 

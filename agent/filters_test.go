@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/txn"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -58,3 +59,39 @@ func TestAPortsStatusTellsWhichOfItsRulesAllowNothing(t *testing.T) {
 	s.secure(weftv1.VifType_VIF_TYPE_HYBRID, testGroup)
 	s.reported(testPort, weftv1.State_STATE_ERROR, "hybrid")
 }
+
+func TestALocalVLANIsGivenBackWithoutWhatConntrackRemembersOfItsNetwork(t *testing.T) {
+	s := newSite(t)
+	s.ovs.AddBridge("br-tenant")
+	s.wired()
+	s.run()
+	s.plug("vm1", testPort)
+	s.reported(testPort, weftv1.State_STATE_ACTIVE, "")
+	remembered := func() string {
+		return s.ovs.Run("ovs-appctl", "--target="+s.ovs.Dir()+"/vswitchd.ctl", "dpctl/dump-conntrack")
+	}
+	for _, zone := range []string{"1", "4000"} { // the network's, and another
+		s.ovs.Ofctl("packet-out", "br-int", "in_port=local packet="+udpFrame+" actions=ct(commit,zone="+zone+")")
+		if !strings.Contains(remembered(), "zone="+zone) {
+			t.Fatalf("no connection in zone %s: %s", zone, remembered())
+		}
+	}
+	var gone txn.Txn
+	gone.Delete(keys.HostObject("n1", keys.KindPort, testPort))
+	gone.Delete(keys.Port(testNetwork, testPort))
+	if _, err := s.store.Commit(t.Context(), &gone, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the local VLAN is given back", func() string {
+		if out := s.ovs.Vsctl("get", "Bridge", "br-int", "external_ids"); strings.Contains(out, testNetwork) {
+			return out
+		}
+		return ""
+	})
+	if got := remembered(); strings.Contains(got, "zone=1\n") || strings.Contains(got, "zone=1,") || !strings.Contains(got, "zone=4000") {
+		t.Errorf("remembered: %s", got)
+	}
+}
+
+// udpFrame is a frame from 10.0.0.1, port 4000, to 10.0.0.2, port 53.
+const udpFrame = "fa163e000002fa163e000001" + "0800" + "4500001c00000000401166cf0a0000010a000002" + "0fa000350008dc06"

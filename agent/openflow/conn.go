@@ -309,13 +309,23 @@ func (c *Conn) exchange(ctx context.Context, requests []byte, op *operation) err
 }
 
 // Barrier returns when the bridge has processed everything sent before it.
-func (c *Conn) Barrier(ctx context.Context) error {
+func (c *Conn) Barrier(ctx context.Context) error { return c.fence(ctx, typeBarrierRequest) }
+
+// fence sends messages of a kind that has no replies, and returns when the bridge has carried them out.
+func (c *Conn) fence(ctx context.Context, kind uint8, bodies ...[]byte) error {
 	return c.exclusive(ctx, func() error {
-		xid := c.take(1)
-		op := &operation{first: xid, count: 1, handle: func(m message) (bool, error) {
+		n := uint32(len(bodies)) //nolint:gosec // few
+		xid := c.take(n + 1)
+		var requests []byte
+		for i, body := range bodies {
+			start := len(requests)
+			requests = end(append(begin(requests, c.version, kind, xid+uint32(i)), body...), start) //nolint:gosec // below n
+		}
+		requests = end(begin(requests, c.version, typeBarrierRequest, xid+n), len(requests))
+		op := &operation{first: xid, count: n + 1, handle: func(m message) (bool, error) {
 			return true, expect(m, typeBarrierReply)
 		}}
-		return c.exchange(ctx, end(begin(nil, c.version, typeBarrierRequest, xid), 0), op)
+		return c.exchange(ctx, requests, op)
 	})
 }
 
@@ -325,15 +335,23 @@ const fragmentsByMatch = 3
 // MatchFragments has the whole bridge match the ports of a packet's first fragment as those of a whole packet, and tell first
 // from later ones; usually it matches all fragments as if they had port 0 (ovs-ofctl(8), set-frags). Idempotent.
 func (c *Conn) MatchFragments(ctx context.Context) error {
-	return c.exclusive(ctx, func() error {
-		xid := c.take(2)
-		config := be16(be16(begin(nil, c.version, typeSetConfig, xid), fragmentsByMatch), 0) // no packets to this connection
-		requests := end(append(end(config, 0), begin(nil, c.version, typeBarrierRequest, xid+1)...), len(config))
-		op := &operation{first: xid, count: 2, handle: func(m message) (bool, error) {
-			return true, expect(m, typeBarrierReply)
-		}}
-		return c.exchange(ctx, requests, op)
-	})
+	return c.fence(ctx, typeSetConfig, be16(be16(nil, fragmentsByMatch), 0)) // no packets to this connection
+}
+
+// flushZone is NXT_CT_FLUSH_ZONE of ofp-msgs.h, which Open vSwitch has had since 2.6.
+const flushZone = 29
+
+// ForgetZones has conntrack forget all connections of some zones (struct nx_zone_id of nicira-ext.h). Zones are those of the
+// bridge's datapath: other bridges share them.
+func (c *Conn) ForgetZones(ctx context.Context, zones ...uint16) error {
+	var bodies [][]byte
+	for _, zone := range zones {
+		bodies = append(bodies, be16(zeros(be32(be32(nil, niciraVendor), flushZone), 6), zone))
+	}
+	if err := c.fence(ctx, typeExperimenter, bodies...); err != nil {
+		return fmt.Errorf("emptying conntrack zones %v: %w", zones, err)
+	}
+	return nil
 }
 
 // expect turns an error message, or one of another type than asked for, into an error.

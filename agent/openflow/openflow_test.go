@@ -285,6 +285,26 @@ func TestFragmentsAreMatchedByWhatTheyAreOnceAskedFor(t *testing.T) {
 	}
 }
 
+func TestZonesOfConntrackAreForgottenOneByOne(t *testing.T) {
+	// From 10.0.0.1, UDP port 4000, to 10.0.0.2, port 53.
+	const frame = "fa163e000002fa163e000001" + "0800" + "4500001c00000000401166cf0a0000010a000002" + "0fa000350008dc06"
+	for _, v := range []openflow.Version{openflow.Version14, openflow.Version15} {
+		o := ovstest.Start(t)
+		o.AddBridge("br0")
+		c := dial(t, o, "br0", v)
+		for _, zone := range []string{"7", "8", "9"} {
+			o.Ofctl("packet-out", "br0", "in_port=local packet="+frame+" actions=ct(commit,zone="+zone+")")
+		}
+		if err := c.ForgetZones(testContext(t), 7, 9); err != nil {
+			t.Fatal(err)
+		}
+		left := o.Run("ovs-appctl", "--target="+o.Dir()+"/vswitchd.ctl", "dpctl/dump-conntrack")
+		if strings.Count(left, "zone=") != 1 || !strings.Contains(left, "zone=8") {
+			t.Errorf("%s: left: %s", v, left)
+		}
+	}
+}
+
 func drops(n int) []flow.Flow {
 	set := flow.NewSet(generation)
 	for i := range n {

@@ -29,6 +29,7 @@ const (
 	typeError            = 1
 	typeEchoRequest      = 2
 	typeEchoReply        = 3
+	typeExperimenter     = 4
 	typeSetConfig        = 9
 	typeFlowMod          = 14
 	typeMultipartRequest = 18
