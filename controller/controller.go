@@ -38,10 +38,10 @@ import (
 type Options struct {
 	// Client is the etcd to work on; it stays the caller's to close, after the controller.
 	Client *clientv3.Client
-	// Credential is what callers know the controller by and it knows admins by; on unix sockets everybody whom their
+	// Credential is what callers know the controller by and it knows admins and users by; on unix sockets everybody whom their
 	// permissions let in is one. nil: everybody anywhere.
 	Credential *identity.Credential
-	// Users are those who are known by a token, and need no certificate; nil: nobody is.
+	// Users are those who are known by a token, and need no certificate, or by a subject; nil: nobody is.
 	Users *caller.Users
 	// Trail gets a line of every call that changes something, or would have; nil: nobody does.
 	Trail *slog.Logger
@@ -64,9 +64,9 @@ func (o *Options) transport() credentials.TransportCredentials {
 		return insecure.NewCredentials()
 	}
 	if o.Users != nil {
-		return o.Credential.ServingAnybody(identity.Admin)
+		return o.Credential.ServingAnybody(identity.Admin, identity.User)
 	}
-	return o.Credential.Serving(identity.Admin)
+	return o.Credential.Serving(identity.Admin, identity.User)
 }
 
 // LeaderService is the name under which the gRPC health service says whether a replica leads: SERVING or NOT_SERVING.

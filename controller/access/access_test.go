@@ -63,7 +63,11 @@ func newCluster(t *testing.T) *cluster {
 
 func (c *cluster) issue(id identity.Identity) string {
 	c.t.Helper()
-	folder, err := c.authority.Issue(pki.Request{Identity: id})
+	request := pki.Request{Identity: id}
+	if id.Role == identity.User {
+		request.Member = identity.Membership{Role: "operator"}
+	}
+	folder, err := c.authority.Issue(request)
 	if err != nil && !errors.Is(err, pki.ErrExists) {
 		c.t.Fatal(err)
 	}
@@ -253,6 +257,7 @@ func TestEveryCredentialDoesWithEveryFamilyWhatItMay(t *testing.T) {
 		"a member of etcd":            {c.as(identity.Identity{Role: identity.Etcd, Name: "etcd1"}), nobody},
 		"a controller":                {c.as(controller), everything},
 		"an admin":                    {admin, everything},
+		"a user":                      {c.as(identity.Identity{Role: identity.User, Name: "bob"}), nobody},
 		"an admin nobody has granted": {c.as(identity.Identity{Role: identity.Admin, Name: "mallory"}), nobody},
 	} {
 		for shape := range table {

@@ -108,8 +108,11 @@ func TestUsersAreFollowedAndAWrongFileChangesNothing(t *testing.T) {
 
 func TestFilesOfUsersThatAreRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		"users: [{name: a, role: emperor}]":                                                     "emperor",
-		"users: [{name: a, role: nobody}]":                                                      "nobody",
+		"users: [{name: a, role: emperor}]":                                    "emperor",
+		"users: [{name: a, role: nobody, tokens_sha256: [" + hash("x") + "]}]": "leave it out",
+		"users: [{name: a}]": "role",
+		"users: [{name: a, role: admin, subjects: [\"\"]}]":                                            "empty",
+		"users: [{name: a, role: admin, subjects: [CN=x]}, {name: b, role: reader, subjects: [CN=x]}]": "b has the subject \"CN=x\"",
 		"users: [{role: admin}]":                                                                "name",
 		"users: [{name: a, role: member, projects: [\"a b\"]}]":                                 "project",
 		"users: [{name: a, role: admin, tokens_sha256: [secret]}]":                              "64 hex digits",

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"log/slog"
+	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,7 +20,7 @@ import (
 
 // Options are how a server tells its callers.
 type Options struct {
-	// Users are those who are known by a token; nil: nobody is.
+	// Users are those who are known by a token, or by a certificate's subject; nil: nobody is.
 	Users *Users
 	// Insecure: connections are not encrypted, and whoever makes one is an admin.
 	Insecure bool
@@ -103,16 +105,46 @@ func (g *Guard) identify(ctx context.Context) (Caller, error) {
 	if !ok || len(tls.State.VerifiedChains) == 0 {
 		return Caller{}, nil
 	}
-	return certified(tls.State.VerifiedChains[0][0]), nil
+	return g.certified(tls.State.VerifiedChains[0][0])
 }
 
-// certified is the caller that a certificate speaks for, whose chain has been verified.
-func certified(cert *x509.Certificate) Caller {
-	id, err := identity.Of(cert)
-	if err != nil || id.Role != identity.Admin {
-		return Caller{Name: cert.Subject.CommonName}
+// certified is the caller that a certificate speaks for, whose chain was verified when the connection was made. What the file
+// of users says of its subject comes before what it says itself.
+func (g *Guard) certified(cert *x509.Certificate) (Caller, error) {
+	subject := identity.Subject(cert)
+	if time.Now().After(cert.NotAfter) {
+		return Caller{Name: subject}, status.Error(codes.Unauthenticated, "your certificate has expired since the connection was made")
 	}
-	return Caller{Name: id.String(), Role: Admin}
+	if g.opts.Users != nil {
+		if c, ok := g.opts.Users.Subject(subject); ok && c.Role != Nobody {
+			return c, nil
+		} else if ok {
+			return c, status.Errorf(codes.Unauthenticated, "%s is shut out", c.Name)
+		}
+	}
+	c, ok := spelled(cert)
+	if !ok {
+		return Caller{Name: subject}, status.Errorf(codes.Unauthenticated, "your certificate is nobody's: its subject is %q", subject)
+	}
+	return c, nil
+}
+
+// spelled is the caller that a certificate names by itself: an admin, or a user with role and projects.
+func spelled(cert *x509.Certificate) (Caller, bool) {
+	id, err := identity.Of(cert)
+	switch {
+	case err != nil:
+		return Caller{}, false
+	case id.Role == identity.Admin:
+		return Caller{Name: id.String(), Role: Admin}, true
+	case id.Role != identity.User:
+		return Caller{}, false
+	}
+	m, err := identity.MembershipOf(cert)
+	if err != nil {
+		return Caller{}, false
+	}
+	return Caller{Name: id.String(), Role: Role(slices.Index(roleNames[:], m.Role)), Projects: m.Projects}, true
 }
 
 func (g *Guard) bearer(sent []string) (Caller, error) {

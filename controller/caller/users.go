@@ -24,16 +24,24 @@ type user struct {
 	// Tokens are the SHA-256 of the tokens by which the user is known, 64 hex digits each. A token is 32 random bytes or more,
 	// as text: it can't be guessed, so its hash needs no salt.
 	Tokens []string `json:"tokens_sha256"`
+	// Subjects are those of certificates by which the user is known, whole, as identity.Subject writes them.
+	Subjects []string `json:"subjects"`
 }
 
-// Users are those who are known by a token. It is safe for concurrent use.
+// Users are those who are known by a token, or by a certificate's subject. It is safe for concurrent use.
 type Users struct {
 	path string
 
-	mu      sync.Mutex
-	byToken map[[sha256.Size]byte]Caller
-	read    os.FileInfo // as the file was when it was read
-	looked  time.Time
+	mu     sync.Mutex
+	known  directory
+	read   os.FileInfo // as the file was when it was read
+	looked time.Time
+}
+
+// directory is what a file of users says.
+type directory struct {
+	byToken   map[[sha256.Size]byte]Caller
+	bySubject map[string]Caller
 }
 
 // lookEvery is how often it is looked whether the file has changed.
@@ -62,48 +70,64 @@ func (u *Users) reload() error {
 	if err != nil {
 		return fmt.Errorf("users: %w", err)
 	}
-	byToken, err := parseUsers(raw)
+	known, err := parseUsers(raw)
 	if err != nil {
 		return fmt.Errorf("users: %s: %w", u.path, err)
 	}
-	u.byToken, u.read = byToken, info
+	u.known, u.read = known, info
 	return nil
 }
 
-func parseUsers(raw []byte) (map[[sha256.Size]byte]Caller, error) {
+func parseUsers(raw []byte) (directory, error) {
 	var file struct {
 		Users []user `json:"users"`
 	}
 	if err := yaml.UnmarshalStrict(raw, &file); err != nil {
-		return nil, errors.New("it is no list of users: see docs/security.md")
+		return directory{}, errors.New("it is no list of users: see docs/security.md")
 	}
-	out := map[[sha256.Size]byte]Caller{}
+	out := directory{map[[sha256.Size]byte]Caller{}, map[string]Caller{}}
 	for i, entry := range file.Users {
-		c, err := entry.caller()
-		if err != nil {
-			return nil, fmt.Errorf("users[%d]: %w", i, err)
-		}
-		for _, token := range entry.Tokens {
-			sum, err := hex.DecodeString(token)
-			if err != nil || len(sum) != sha256.Size {
-				return nil, fmt.Errorf("users[%d]: a token is given by its SHA-256, 64 hex digits", i)
-			}
-			if other, twice := out[[sha256.Size]byte(sum)]; twice {
-				return nil, fmt.Errorf("users[%d]: %s has a token of %s's", i, c.Name, other.Name)
-			}
-			out[[sha256.Size]byte(sum)] = c
+		if err := out.add(entry); err != nil {
+			return directory{}, fmt.Errorf("users[%d]: %w", i, err)
 		}
 	}
 	return out, nil
 }
 
+func (d directory) add(entry user) error {
+	c, err := entry.caller()
+	if err != nil {
+		return err
+	}
+	for _, token := range entry.Tokens {
+		sum, err := hex.DecodeString(token)
+		if err != nil || len(sum) != sha256.Size {
+			return errors.New("a token is given by its SHA-256, 64 hex digits")
+		}
+		if other, twice := d.byToken[[sha256.Size]byte(sum)]; twice {
+			return fmt.Errorf("%s has a token of %s's", c.Name, other.Name)
+		}
+		d.byToken[[sha256.Size]byte(sum)] = c
+	}
+	for _, subject := range entry.Subjects {
+		if other, twice := d.bySubject[subject]; twice || subject == "" {
+			return fmt.Errorf("%s has the subject %q, which is empty or %s's", c.Name, subject, other.Name)
+		}
+		d.bySubject[subject] = c
+	}
+	return nil
+}
+
+// caller is whom an entry describes. One that is nobody is shut out: their certificate, good as it is, lets them do nothing.
 func (u user) caller() (Caller, error) {
 	role := slices.Index(roleNames[:], u.Role)
 	switch {
 	case u.Name == "":
 		return Caller{}, errors.New("a user needs a name")
-	case role <= int(Nobody):
-		return Caller{}, fmt.Errorf("role %q is none of %v", u.Role, roleNames[Reader:])
+	case role < 0:
+		return Caller{}, fmt.Errorf("role %q is none of %v", u.Role, roleNames)
+	case role == int(Nobody) && len(u.Tokens) > 0:
+		return Caller{}, errors.New("a token of nobody's is none: leave it out")
 	}
 	for _, p := range u.Projects {
 		if !model.ValidProject(p) {
@@ -114,15 +138,25 @@ func (u user) caller() (Caller, error) {
 }
 
 // Bearer is the user of a token. Whoever has one that is nobody's is not told anything of those that are: they are looked
-// up by their hash. A file that has become wrong is an error only until it was right once.
+// up by their hash.
 func (u *Users) Bearer(token string) (Caller, bool) {
-	sum := sha256.Sum256([]byte(token))
+	c, ok := u.now().byToken[sha256.Sum256([]byte(token))]
+	return c, ok
+}
+
+// Subject is the user of certificates with a subject.
+func (u *Users) Subject(subject string) (Caller, bool) {
+	c, ok := u.now().bySubject[subject]
+	return c, ok
+}
+
+// now is what the file says. One that has become wrong is an error only until it was right once.
+func (u *Users) now() directory {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if time.Since(u.looked) > lookEvery {
 		u.looked = time.Now()
 		_ = u.reload() // what was read before stays in force
 	}
-	c, ok := u.byToken[sum]
-	return c, ok
+	return u.known
 }

@@ -38,7 +38,7 @@ type Config struct {
 	// it. Insecure goes without: whoever reaches the API or etcd can do anything to the fleet.
 	TLSDir   string `json:"tls_dir"`
 	Insecure bool   `json:"insecure"`
-	// UsersFile lists who is known by a token, as docs/security.md describes it; "": nobody is.
+	// UsersFile lists who is known by a token or by their certificate's subject, as docs/security.md describes it; "": nobody is.
 	UsersFile string `json:"users_file"`
 	// AuditLog is a file that gets a line of every call that changes something; "": none does.
 	AuditLog string `json:"audit_log"`
@@ -139,7 +139,7 @@ func Settings() []Setting {
 		{"etcd_election", "election timeout of the embedded etcd", func(c *Config, v string) error { return c.EtcdElection.UnmarshalText([]byte(v)) }},
 		{"tls_dir", "folder of the controller's certificate, its key and the authorities to trust", func(c *Config, v string) error { c.TLSDir = v; return nil }},
 		{"insecure", "go without TLS: whoever reaches the API or etcd can do anything to the fleet", setInsecure},
-		{"users_file", "file of those who are known by a token; none: nobody is", func(c *Config, v string) error { c.UsersFile = v; return nil }},
+		{"users_file", "file of those who are known by a token or by their certificate; none: nobody is", func(c *Config, v string) error { c.UsersFile = v; return nil }},
 		{"audit_log", "file that gets a line of every call that changes something; none: no file does", func(c *Config, v string) error { c.AuditLog = v; return nil }},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
 		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},

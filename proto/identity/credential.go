@@ -33,7 +33,9 @@ var ErrExposed = errors.New("others may read or change it; chmod 600 it and have
 // prints a key.
 type Credential struct {
 	dir string
-	now atomic.Pointer[material] // never nil, replaced as a whole
+	// read reads the folder.
+	read func(dir string) (*material, error)
+	now  atomic.Pointer[material] // never nil, replaced as a whole
 }
 
 // material is what was in the files.
@@ -46,12 +48,18 @@ type material struct {
 }
 
 // Load reads a folder. The error says which file is wrong.
-func Load(dir string) (*Credential, error) {
+func Load(dir string) (*Credential, error) { return load(dir, readOwn) }
+
+// LoadCaller is Load for whoever only calls: their certificate may have any subject, for whom it speaks is the server's to say.
+// Self is nobody when it is no identity's.
+func LoadCaller(dir string) (*Credential, error) { return load(dir, read) }
+
+func load(dir string, read func(string) (*material, error)) (*Credential, error) {
 	m, err := read(dir)
 	if err != nil {
 		return nil, fmt.Errorf("credential in %s: %w", dir, err)
 	}
-	c := &Credential{dir: dir}
+	c := &Credential{dir: dir, read: read}
 	c.now.Store(m)
 	return c, nil
 }
@@ -88,7 +96,7 @@ func trusting(text []byte) (*material, error) {
 // Reload reads the folder anew and reports whether anything has changed. After an error everything is as it was: files
 // that do not fit each other yet, a certificate of somebody else.
 func (c *Credential) Reload() (changed bool, err error) {
-	m, err := read(c.dir)
+	m, err := c.read(c.dir)
 	if err != nil {
 		return false, fmt.Errorf("credential in %s: %w", c.dir, err)
 	}
@@ -137,11 +145,21 @@ func read(dir string) (*material, error) {
 		return nil, fmt.Errorf("%s and %s: %w", CertFile, KeyFile, err)
 	}
 	leaf := m.certificate.Leaf
-	if m.self, err = Of(leaf); err != nil {
-		return nil, fmt.Errorf("%s: %w", CertFile, err)
-	}
+	m.self, _ = Of(leaf) // or nobody's
 	if err := m.verify(m.chain(), x509.ExtKeyUsageAny); err != nil {
-		return nil, fmt.Errorf("%s: the certificate of %s, serial %x: %w", CertFile, m.self, leaf.SerialNumber, err)
+		return nil, fmt.Errorf("%s: the certificate of %s, serial %x: %w", CertFile, Subject(leaf), leaf.SerialNumber, err)
+	}
+	return m, nil
+}
+
+// readOwn is read of a folder whose certificate is an identity's.
+func readOwn(dir string) (*material, error) {
+	m, err := read(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := Of(m.certificate.Leaf); err != nil {
+		return nil, fmt.Errorf("%s: %w", CertFile, err)
 	}
 	return m, nil
 }
@@ -260,11 +278,11 @@ func expect(roles []Role) func(tls.ConnectionState) error {
 	}
 }
 
-// orNobody also takes callers who show no certificate.
+// orNobody also takes callers who show no certificate, or one that is of no identity.
 func orNobody(verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
-		if len(state.PeerCertificates) == 0 {
-			return nil
+		if _, err := Peer(state); err != nil {
+			return nil //nolint:nilerr // the server has to ask
 		}
 		return verify(state)
 	}

@@ -21,7 +21,8 @@ func (c *Credential) Serving(roles ...Role) credentials.TransportCredentials {
 	return transport{credentials.NewTLS(c.Server(roles...)), c, roles}
 }
 
-// ServingAnybody is Serving, but callers who show no certificate are let in too: the server has to ask who they are.
+// ServingAnybody is Serving, but callers who show no certificate are let in too, or one of a trusted authority whose subject is
+// no identity's: the server has to ask who they are.
 func (c *Credential) ServingAnybody(roles ...Role) credentials.TransportCredentials {
 	return transport{credentials.NewTLS(c.server(tls.VerifyClientCertIfGiven, orNobody(expect(roles)))), c, roles}
 }

@@ -5,7 +5,7 @@
 // # Subjects
 //
 // A certificate speaks for the one identity that its subject's common name spells: "<role>:<name>", such as "node:net1".
-// Nothing else of the subject counts. The role is part of the common name since that is all that etcd goes by (etcd,
+// Nothing else of the subject counts, but for a user's membership. The role is part of the common name since that is all that etcd goes by (etcd,
 // "Role-based access control", client certificates): a node called root must not be etcd's root.
 //
 // # Files
@@ -37,10 +37,11 @@ const (
 	Node       Role = "node"       // a weft-agent; the name is the node's
 	Etcd       Role = "etcd"       // a member of the etcd cluster
 	Admin      Role = "admin"      // a person or program that may do everything
+	User       Role = "user"       // one that may do what their membership lets them
 )
 
 // Roles lists them.
-func Roles() []Role { return []Role{Controller, Node, Etcd, Admin} }
+func Roles() []Role { return []Role{Controller, Node, Etcd, Admin, User} }
 
 // Identity is who somebody is. The zero value is nobody.
 type Identity struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weft-sdn/weft/proto/identity"
+	"github.com/weft-sdn/weft/proto/identity/identitytest"
 	"github.com/weft-sdn/weft/proto/identity/pki"
 )
 
@@ -495,6 +497,21 @@ func TestGRPCGoesByTheCredentialAndUnixSocketsByTheirPermissions(t *testing.T) {
 	}
 }
 
+// stranger has a certificate of an authority of the fleet whose subject is no identity's, as a company's may be.
+func stranger(t *testing.T, a *pki.Authority) *identity.Credential {
+	t.Helper()
+	dir := filepath.Dir(filepath.Dir(a.Folder(alice)))
+	folder := identitytest.Issue(t, dir, pkix.Name{CommonName: "Alice", Organization: []string{"Example, Inc."}}, time.Hour)
+	if _, err := identity.Load(folder); !errors.Is(err, identity.ErrStranger) {
+		t.Errorf("it is somebody's: %v", err)
+	}
+	c, err := identity.LoadCaller(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestWhoShowsNoCertificateIsLetInWhereTheServerAsks(t *testing.T) {
 	a, b := authority(t), authority(t)
 	server := member(t, a, ctl1)
@@ -533,6 +550,9 @@ func TestWhoShowsNoCertificateIsLetInWhereTheServerAsks(t *testing.T) {
 		"an admin, where the server asks":       {admin, open, codes.OK},
 		"a node, where the server asks":         {member(t, a, net1), open, codes.Unavailable},
 		"an admin of another fleet's":           {member(t, b, alice), open, codes.Unavailable},
+		"a stranger to the fleet's names":       {stranger(t, a), open, codes.OK},
+		"a stranger, where they are needed":     {stranger(t, a), closed, codes.Unavailable},
+		"a stranger of another fleet's":         {stranger(t, b), open, codes.Unavailable},
 	} {
 		conn, err := grpc.NewClient(c.at, grpc.WithTransportCredentials(c.who.Dialing(identity.Controller)))
 		if err != nil {

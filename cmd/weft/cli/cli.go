@@ -152,7 +152,8 @@ func (a *app) settle(cmd *cobra.Command) error {
 	for name, env := range map[string]string{
 		"server": "WEFT_SERVER", "project": "WEFT_PROJECT", "tls-dir": "WEFT_TLS_DIR", "insecure": "WEFT_INSECURE", "token-file": "WEFT_TOKEN_FILE",
 	} {
-		if v := a.env.Getenv(env); v != "" && !flags.Changed(name) {
+		own := flags.Lookup(name) != a.globals.Lookup(name) // the command has a flag of this name, and another meaning
+		if v := a.env.Getenv(env); v != "" && !flags.Changed(name) && !own {
 			if err := flags.Set(name, v); err != nil {
 				return usagef("environment variable %s: %w", env, err)
 			}
@@ -190,7 +191,7 @@ func (a *app) credential() (*identity.Credential, error) {
 	if dir == "" {
 		dir = filepath.Join(cmp.Or(a.env.Getenv("XDG_CONFIG_HOME"), filepath.Join(a.env.Getenv("HOME"), ".config")), "weft", "tls")
 	}
-	c, err := identity.Load(dir)
+	c, err := identity.LoadCaller(dir)
 	if errors.Is(err, fs.ErrNotExist) && a.tokenFile != "" {
 		c, err = identity.LoadAuthorities(dir)
 	}

@@ -37,11 +37,12 @@ it is used, with --finish the old one is accepted no more. Carry the nodes' fold
 
 // pkiFlags are those of all commands of pki, and of some.
 type pkiFlags struct {
-	dir   string
-	given pki.Given
-	hosts []string
-	days  int
-	use   bool
+	dir    string
+	given  pki.Given
+	hosts  []string
+	member identity.Membership
+	days   int
+	use    bool
 	// finish makes the last step of a rotation.
 	finish bool
 }
@@ -112,10 +113,11 @@ func (a *app) pkiIssueCmd(f *pkiFlags) *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use: "issue ROLE NAME", Short: "Make a certificate and its key", Args: args(cobra.ExactArgs(2)), ValidArgs: roles,
-		Long: `Make a folder with a certificate, its key and the authorities to trust. ROLE is controller, node, etcd or admin. The name of a
-node is that of its agent's configuration. A controller and a member of etcd need a --host for every name and address at which
-others find them.`,
-		Example: "  weft pki issue controller ctl1 --host 10.30.0.11\n  weft pki issue node net1\n  weft pki issue admin alice --days 90",
+		Long: `Make a folder with a certificate, its key and the authorities to trust. ROLE is controller, node, etcd, admin or user. The name of
+a node is that of its agent's configuration. A controller and a member of etcd need a --host for every name and address at which
+others find them. A user may do what --role says in each --project; an admin may do everything.`,
+		Example: "  weft pki issue controller ctl1 --host 10.30.0.11\n  weft pki issue node net1\n  weft pki issue admin alice --days 90\n" +
+			"  weft pki issue user bob --role member --project red --project blue --days 90",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains(roles, args[0]) {
 				return usagef("role %q is none of %s", args[0], strings.Join(roles, ", "))
@@ -129,7 +131,7 @@ others find them.`,
 				return err
 			}
 			folder, err := authority.Issue(pki.Request{
-				Identity: identity.Identity{Role: identity.Role(args[0]), Name: args[1]}, Hosts: f.hosts, Life: life,
+				Identity: identity.Identity{Role: identity.Role(args[0]), Name: args[1]}, Hosts: f.hosts, Member: f.member, Life: life,
 			})
 			if err != nil {
 				return err
@@ -139,6 +141,10 @@ others find them.`,
 	}
 	cmd.Flags().StringSliceVar(&f.hosts, "host", nil, "`name` or address at which it is found; may be given several times")
 	complete(cmd, "host", cobra.NoFileCompletions)
+	cmd.Flags().StringVar(&f.member.Role, "role", "", "`role` of a user: "+strings.Join(identity.UserRoles(), ", "))
+	complete(cmd, "role", cobra.FixedCompletions(identity.UserRoles(), cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringSliceVar(&f.member.Projects, "project", nil, "`project` of a user; may be given several times")
+	complete(cmd, "project", cobra.NoFileCompletions)
 	f.addDays(cmd, "0: 365")
 	return cmd
 }

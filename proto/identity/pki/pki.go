@@ -128,13 +128,15 @@ type Request struct {
 	// Hosts are the names and addresses at which it is found, beside its own name; of a controller and an etcd, that serve,
 	// also the host's own (localhost).
 	Hosts []string
+	// Member is what a user may do; of others nothing.
+	Member identity.Membership
 	// Life is how long it lasts; Life if 0. It never outlives its authority.
 	Life time.Duration
 }
 
 // Issue makes a credential and returns its folder. ErrExists when there is one.
 func (a *Authority) Issue(r Request) (string, error) {
-	if err := r.Identity.Check(); err != nil {
+	if err := r.check(); err != nil {
 		return "", err
 	}
 	folder := a.Folder(r.Identity)
@@ -164,6 +166,20 @@ func (a *Authority) Issue(r Request) (string, error) {
 	return folder, os.Rename(making, folder)
 }
 
+func (r Request) check() error {
+	if err := r.Identity.Check(); err != nil {
+		return err
+	}
+	switch member := r.Member.Role != "" || len(r.Member.Projects) > 0; {
+	case r.Identity.Role == identity.User:
+		return r.Member.Check()
+	case member:
+		return fmt.Errorf("%s is no user: only users have a role and projects", r.Identity)
+	default:
+		return nil
+	}
+}
+
 // template is the certificate without what its issuer gives it.
 func (r Request) template() (*x509.Certificate, error) {
 	names := append([]string{r.Identity.Name}, r.Hosts...)
@@ -174,14 +190,14 @@ func (r Request) template() (*x509.Certificate, error) {
 		usage = append(usage, x509.ExtKeyUsageServerAuth)
 	case identity.Node:
 		usage = append(usage, x509.ExtKeyUsageServerAuth) // to other nodes
-	case identity.Admin:
+	case identity.Admin, identity.User:
 	}
 	if r.Life < 0 {
 		return nil, fmt.Errorf("life %s: it has to be more than nothing", r.Life)
 	}
 	now := time.Now()
 	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: r.Identity.String()}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
+		Subject: r.subject(), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
 		NotBefore: now.Add(-skew), NotAfter: now.Add(cmp.Or(r.Life, Life)),
 	}
 	for _, name := range names {
@@ -196,6 +212,14 @@ func (r Request) template() (*x509.Certificate, error) {
 		}
 	}
 	return template, nil
+}
+
+func (r Request) subject() pkix.Name {
+	name := pkix.Name{CommonName: r.Identity.String()}
+	if r.Identity.Role == identity.User {
+		name.OrganizationalUnit, name.Organization = []string{r.Member.Role}, slices.Sorted(slices.Values(r.Member.Projects))
+	}
+	return name
 }
 
 // fill writes a credential: a new key, and a certificate for it.

@@ -110,8 +110,12 @@ func TestOnlyTheOwnerCanReadWhatIsMade(t *testing.T) {
 
 func TestACertificateHasTheNamesAndUsesOfItsRole(t *testing.T) {
 	a, _ := start(t)
-	for role, server := range map[identity.Role]bool{identity.Controller: true, identity.Etcd: true, identity.Node: true, identity.Admin: false} {
-		folder := issue(t, a, pki.Request{Identity: identity.Identity{Role: role, Name: "one"}, Hosts: []string{"10.0.0.1", "one.example.com", "fd00::1"}})
+	for role, server := range map[identity.Role]bool{identity.Controller: true, identity.Etcd: true, identity.Node: true, identity.Admin: false, identity.User: false} {
+		var member identity.Membership
+		if role == identity.User {
+			member = identity.Membership{Role: "member", Projects: []string{"red"}}
+		}
+		folder := issue(t, a, pki.Request{Identity: identity.Identity{Role: role, Name: "one"}, Member: member, Hosts: []string{"10.0.0.1", "one.example.com", "fd00::1"}})
 		certs, err := identity.Certificates([]byte(text(t, folder, "tls.crt")))
 		if err != nil {
 			t.Fatal(err)
@@ -129,6 +133,39 @@ func TestACertificateHasTheNamesAndUsesOfItsRole(t *testing.T) {
 			t.Errorf("%s: lasts %s", role, left)
 		}
 	}
+}
+
+func TestTheCertificateOfAUserSaysWhatTheyMayDoAndKeepsIt(t *testing.T) {
+	a, _ := start(t)
+	bob := identity.Identity{Role: identity.User, Name: "bob"}
+	folder := issue(t, a, pki.Request{Identity: bob, Member: identity.Membership{Role: "reader", Projects: []string{"red", "blue_2@x"}}})
+	for range 2 {
+		certs, err := identity.Certificates([]byte(text(t, folder, "tls.crt")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := identity.MembershipOf(certs[0])
+		if err != nil || m.Role != "reader" || !slices.Equal(slices.Sorted(slices.Values(m.Projects)), []string{"blue_2@x", "red"}) {
+			t.Errorf("%+v, %v", m, err)
+		}
+		if _, err := a.Reissue(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for says, r := range map[string]pki.Request{
+		`role ""`:          {Identity: bob},
+		`role "admin"`:     {Identity: bob, Member: identity.Membership{Role: "admin", Projects: []string{"red"}}},
+		"of some project":  {Identity: bob, Member: identity.Membership{Role: "member"}},
+		"can't name":       {Identity: bob, Member: identity.Membership{Role: "member", Projects: []string{"a b"}}},
+		"65 projects":      {Identity: bob, Member: identity.Membership{Role: "member", Projects: slices.Repeat([]string{"a"}, 65)}},
+		"net1 is no user":  {Identity: node("net1"), Member: identity.Membership{Role: "operator"}},
+		"net2 is no user:": {Identity: node("net2"), Member: identity.Membership{Projects: []string{"red"}}},
+	} {
+		if _, err := a.Issue(r); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, which does not say %q", err, says)
+		}
+	}
+	issue(t, a, pki.Request{Identity: identity.Identity{Role: identity.User, Name: "watch"}, Member: identity.Membership{Role: "operator"}})
 }
 
 func TestARenewalKeepsNamesAndTakesAnotherKey(t *testing.T) {
