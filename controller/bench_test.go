@@ -16,6 +16,7 @@ import (
 
 	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/controller/etcd"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -28,13 +29,14 @@ type production struct {
 	etcd   *etcd.Server
 }
 
-func newProduction(tb testing.TB) *production {
+// newProduction starts one whose projects have limits, the fleet's.
+func newProduction(tb testing.TB, limits quota.Limits) *production {
 	tb.Helper()
 	dir := tb.TempDir()
 	e, err := etcd.Start(tb.Context(), etcd.Options{Dir: dir, Listen: []string{"http://127.0.0.1:0"}, Tick: 10 * time.Millisecond, Election: 100 * time.Millisecond})
 	check(tb, err)
 	tb.Cleanup(func() { _ = e.Close() })
-	c, err := controller.Start(tb.Context(), controller.Options{Client: e.Client(), UnderlayMTU: 1500, Log: slog.New(slog.DiscardHandler)})
+	c, err := controller.Start(tb.Context(), controller.Options{Client: e.Client(), UnderlayMTU: 1500, Quotas: limits, Log: slog.New(slog.DiscardHandler)})
 	check(tb, err)
 	tb.Cleanup(c.Stop)
 	p := &production{TB: tb, socket: filepath.Join(dir, "api.sock"), etcd: e}
@@ -84,12 +86,14 @@ func triple(tb testing.TB, c client) {
 	}
 }
 
-func BenchmarkTriplesOneClient(b *testing.B) { benchTriples(b, 1) }
+func BenchmarkTriplesOneClient(b *testing.B) { benchTriples(b, 1, quota.Limits{}) }
 
-func BenchmarkTriples64Clients(b *testing.B) { benchTriples(b, 64) }
+func BenchmarkTriples64Clients(b *testing.B) { benchTriples(b, 64, quota.Limits{}) }
 
-func benchTriples(b *testing.B, clients int) {
-	p := newProduction(b)
+func BenchmarkTriples64ClientsOfALimitedProject(b *testing.B) { benchTriples(b, 64, ample()) }
+
+func benchTriples(b *testing.B, clients int, limits quota.Limits) {
+	p := newProduction(b, limits)
 	p.nodes(2)
 	b.ResetTimer()
 	var left atomic.Int64
@@ -108,7 +112,7 @@ func benchTriples(b *testing.B, clients int) {
 }
 
 func BenchmarkTriplesBulk(b *testing.B) {
-	p := newProduction(b)
+	p := newProduction(b, quota.Limits{})
 	p.nodes(2)
 	c := p.client()
 	b.ResetTimer()
@@ -162,7 +166,7 @@ func bulk(tb testing.TB, c client, n, ports int) []string {
 }
 
 func BenchmarkList10000Ports(b *testing.B) {
-	p := newProduction(b)
+	p := newProduction(b, quota.Limits{})
 	p.nodes(2)
 	c := p.client()
 	bulk(b, c, 100, 99) // and a DHCP port each
@@ -180,7 +184,7 @@ func BenchmarkList10000Ports(b *testing.B) {
 func BenchmarkOneMorePort(b *testing.B) {
 	for _, networks := range []int{1, 100} {
 		b.Run(fmt.Sprintf("%dPorts", networks*100), func(b *testing.B) {
-			p := newProduction(b)
+			p := newProduction(b, quota.Limits{})
 			p.nodes(2)
 			c := p.client()
 			ids := bulk(b, c, networks, 99)
@@ -200,7 +204,7 @@ func BenchmarkOneMorePort(b *testing.B) {
 
 // BenchmarkPlugToBinding measures from an agent's plug to the binding that tells it to wire the port.
 func BenchmarkPlugToBinding(b *testing.B) {
-	p := newProduction(b)
+	p := newProduction(b, quota.Limits{})
 	p.nodes(1)
 	c := p.client()
 	net := bulk(b, c, 1, 0)[0]

@@ -214,6 +214,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"lent":    {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": {codes.NotFound}, "granted": nil, "nobody": unknown},
 		"list":    {"owner": nil, "reader": nil, "operator": nil, "admin": nil, "other": nil, "granted": nil, "nobody": unknown},
 		"change":  {"owner": nil, "reader": denied, "operator": denied, "admin": nil, "other": missing, "granted": missing, "nobody": unknown},
+		"govern":  {"owner": denied, "reader": denied, "operator": denied, "admin": nil, "other": denied, "granted": denied, "nobody": unknown},
 		"inspect": {"owner": denied, "reader": denied, "operator": nil, "admin": nil, "other": denied, "granted": denied, "nobody": unknown},
 	}
 	callers := []string{"nobody", "other", "granted", "reader", "operator", "owner", "admin"} // what deletes comes last
@@ -234,6 +235,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 					kind = "inspect"
 				case slices.Contains(lent, name):
 					kind = "lent"
+				case name == "SetQuota" || name == "UnsetQuota":
+					kind = "govern"
 				case strings.HasPrefix(name, "Get"):
 					kind = "see"
 				case strings.HasPrefix(name, "List"):

@@ -29,6 +29,7 @@ import (
 	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
 	"github.com/weft-sdn/weft/controller/metrics"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
@@ -47,7 +48,9 @@ type Options struct {
 	Trail *slog.Logger
 	// UnderlayMTU as in api.Options.
 	UnderlayMTU int
-	Log         *slog.Logger
+	// Quotas as in api.Options; nil: quota.Defaults.
+	Quotas quota.Limits
+	Log    *slog.Logger
 	// Name is this replica's, for the operator who wants to know who leads.
 	Name string
 	// NodeDeadAfter is how long a node whose lease has ended keeps what is planned on it; 0 is the keeper's default.
@@ -92,6 +95,9 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	if opts.Metrics == nil {
 		opts.Metrics = prometheus.NewRegistry()
 	}
+	if opts.Quotas == nil {
+		opts.Quotas = quota.Defaults()
+	}
 	m, err := metrics.New(opts.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
@@ -118,7 +124,7 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	guard := caller.NewGuard(caller.Options{Users: opts.Users, Insecure: opts.Credential == nil, Trail: opts.Trail})
 	c.server = newServer(opts.transport(), guard, opts.Log, m)
 	api.New(api.Options{
-		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Ending: background.Done(),
+		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Quotas: opts.Quotas, Ending: background.Done(),
 	}).Register(c.server)
 	healthv1.RegisterHealthServer(c.server, c.health)
 	reflection.Register(c.server)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weft-sdn/weft/controller"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store/storetest"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -35,6 +36,7 @@ type client struct {
 	weftv1.NodeServiceClient
 	weftv1.WatchServiceClient
 	weftv1.SecurityGroupServiceClient
+	weftv1.QuotaServiceClient
 	conn *grpc.ClientConn
 }
 
@@ -86,6 +88,9 @@ func (b *bench) replicaOn(etcd *clientv3.Client) *replica {
 func (b *bench) replicaWith(o controller.Options) *replica {
 	b.Helper()
 	o.UnderlayMTU, o.Log = 1500, slog.New(slog.NewTextHandler(logWriter{b}, nil))
+	if o.Quotas == nil {
+		o.Quotas = ample()
+	}
 	if o.Client == nil {
 		o.Client = b.etcd.NewClient()
 	}
@@ -98,6 +103,15 @@ func (b *bench) replicaWith(o controller.Options) *replica {
 	r.client = dial(b, r.listener)
 	b.Cleanup(r.stop)
 	return r
+}
+
+// ample are limits that no test meets by accident, and that everything counts under.
+func ample() quota.Limits {
+	out := quota.Limits{}
+	for _, k := range quota.Kinds() {
+		out[k.Enum] = 100_000
+	}
+	return out
 }
 
 func dial(tb testing.TB, l *bufconn.Listener) client {
@@ -117,7 +131,7 @@ func clientOn(conn *grpc.ClientConn) client {
 		weftv1.NewNetworkServiceClient(conn), weftv1.NewSubnetServiceClient(conn), weftv1.NewPortServiceClient(conn),
 		weftv1.NewRouterServiceClient(conn), weftv1.NewFloatingIpServiceClient(conn), weftv1.NewSegmentRangeServiceClient(conn),
 		weftv1.NewNodeServiceClient(conn), weftv1.NewWatchServiceClient(conn),
-		weftv1.NewSecurityGroupServiceClient(conn), conn,
+		weftv1.NewSecurityGroupServiceClient(conn), weftv1.NewQuotaServiceClient(conn), conn,
 	}
 }
 

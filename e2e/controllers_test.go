@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	labfleet "github.com/weft-sdn/weft/e2e/fleet"
 	"github.com/weft-sdn/weft/e2e/lab"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -16,6 +17,7 @@ import (
 // background goes on too.
 func TestControllerKilledUnderLoad(t *testing.T) {
 	f := newFleet(t, "e2e-controllers", func(o *lab.Options) { o.NetworkNodes, o.Externals, o.Controllers, o.Etcd = 1, 0, 2, 1 })
+	f.must(labfleet.Unlimited(t.Context(), weftv1.NewQuotaServiceClient(f.connected)))
 	n, _ := f.vxlan("n", "10.10.0.0/16")
 	a, b := f.guest("a", "cmp1", n), f.guest("b", "cmp2", n)
 	running := f.ping(a.Space, b.ip)

@@ -25,6 +25,7 @@ import (
 	"github.com/weft-sdn/weft/controller/config"
 	"github.com/weft-sdn/weft/controller/etcd"
 	"github.com/weft-sdn/weft/controller/metrics"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/store"
 )
@@ -158,12 +159,16 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 			return err
 		}
 	}
+	quotas, err := quota.Named(cfg.Quotas)
+	if err != nil {
+		return fmt.Errorf("quotas: %w", err)
+	}
 	users, trail, err := callersOf(cfg)
 	if err != nil {
 		return err
 	}
 	c, err := controller.Start(starting, controller.Options{
-		Client: client, Credential: credential, Users: users, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Log: log, Name: name, Metrics: registry,
+		Client: client, Credential: credential, Users: users, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Quotas: quotas, Log: log, Name: name, Metrics: registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {

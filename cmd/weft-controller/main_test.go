@@ -125,6 +125,8 @@ func TestAWrongConfigurationIsRefusedByName(t *testing.T) {
 		"unknown variable":     {[]string{"WEFT_CONTROLLER_COLOUR=red"}, nil, "WEFT_CONTROLLER_COLOUR"},
 		"unknown flag":         {nil, []string{"--colour", "red"}, "colour"},
 		"no number":            {nil, []string{"--underlay-mtu", "x"}, "--underlay-mtu"},
+		"a quota of nothing":   {nil, []string{"--quotas", "nodes=1"}, `quotas: "nodes"`},
+		"a quota of no number": {nil, []string{"--quotas", "ports"}, "quotas"},
 		"mtu too small":        {nil, []string{"--underlay-mtu", "100"}, "underlay_mtu"},
 		"log level":            {nil, []string{"--log-level", "loud"}, "log_level"},
 		"listen address":       {nil, []string{"--listen", "here"}, "listen"},
@@ -149,9 +151,9 @@ func TestAWrongConfigurationIsRefusedByName(t *testing.T) {
 func BenchmarkMemory10000Ports(b *testing.B) {
 	path, dir := build(b), b.TempDir()
 	etcd := "http://127.0.0.1:" + strconv.Itoa(freePort(b))
-	start(b, nil, path, "--data-dir", filepath.Join(dir, "data"), "--etcd-listen", etcd, "--listen", "unix:"+filepath.Join(dir, "a.sock"), "--etcd-tick", "10ms", "--etcd-election", "100ms")
+	start(b, nil, path, "--data-dir", filepath.Join(dir, "data"), "--etcd-listen", etcd, "--listen", "unix:"+filepath.Join(dir, "a.sock"), "--etcd-tick", "10ms", "--etcd-election", "100ms", "--quotas", "ports=-1")
 	connect(b, "unix:"+filepath.Join(dir, "a.sock"))
-	p := start(b, nil, path, "--etcd", etcd, "--listen", "unix:"+filepath.Join(dir, "b.sock"))
+	p := start(b, nil, path, "--etcd", etcd, "--listen", "unix:"+filepath.Join(dir, "b.sock"), "--quotas", "ports=-1")
 	conn := connect(b, "unix:"+filepath.Join(dir, "b.sock"))
 	empty := resident(b, p.cmd.Process.Pid)
 	fill(b, conn)

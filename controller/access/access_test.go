@@ -192,7 +192,7 @@ func rights() map[string]string {
 		"agent/net1": "rw", "agent/net2": "r", "agent/net11": "r", "live/net1": "rw", "live/net2": "r", "witness/net1": "rw", "witness/net2": "r",
 		"plug/net1/x": "rw", "plug/net2/x": "", "plug/net11/x": "", "status/net1/port/x": "rw", "status/net2/port/x": "",
 		"claim/segment/vlan/p/00000001": "", "claim/address/x/0a000001": "", "claim/mac/x/fa:16:3e:00:00:01": "", "claim/floating/x/0a000001/y": "",
-		"claim/remote/x/y": "", "request/x": "", "move/x": "", "pool/x": "", "leader/x": "",
+		"claim/remote/x/y": "", "claim/place/red/port/00000001": "", "quota/red": "", "request/x": "", "move/x": "", "pool/x": "", "leader/x": "",
 		"ask/net1/x": "r", "ask/net2/x": "", "answer/net1/x": "rw", "answer/net2/x": "",
 	}
 }

@@ -1,5 +1,5 @@
-// Package alloc chooses addresses, MAC addresses and segments for objects under construction: it asks the store what
-// packages ipam and segments need to know. It appends nothing to transactions: the claim that the caller makes is what
+// Package alloc chooses addresses, MAC addresses, segments and places of quotas for objects under construction: it asks the
+// store what packages ipam, segments and quota need to know. It appends nothing to transactions: the claim that the caller makes is what
 // holds the choice.
 package alloc
 
@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/ipam"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -135,6 +136,39 @@ func (a *Allocator) Segment(ctx context.Context, pool segments.Pool) (uint32, er
 	}
 	return pool.FindFree(rand.Uint64(), func(first, last uint32) (int64, error) {
 		start, end := segments.ClaimRange(pool.Type, pool.PhysicalNetwork, first, last)
+		return a.count(ctx, start, end)
+	})
+}
+
+// Place chooses a free place for one more of a project's objects of a kind under a limit, which the transaction must guard;
+// 0 exactly when none was left at the view's revision. What a blind allocator chooses, and that nothing is left, is right
+// only if no claim lies above the limit (quota.Above).
+func (a *Allocator) Place(ctx context.Context, project string, k quota.Kind, limit uint32) (uint32, error) {
+	room := limit
+	if !a.Blind {
+		var err error
+		room, err = quota.Room(limit, func(place uint32) (int64, error) {
+			start, end := quota.Above(project, k, place)
+			return a.count(ctx, start, end)
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	candidates := quota.Probes(room, rand.Uint64(), probes)
+	keysOf := make([]string, len(candidates))
+	for i, place := range candidates {
+		keysOf[i] = keys.PlaceClaim(project, k.Key, place)
+	}
+	i, err := a.firstFree(ctx, keysOf)
+	if err != nil {
+		return 0, err
+	}
+	if i >= 0 {
+		return candidates[i], nil
+	}
+	return quota.FindFree(room, rand.Uint64(), func(first, last uint32) (int64, error) {
+		start, end := quota.Between(project, k, first, last)
 		return a.count(ctx, start, end)
 	})
 }

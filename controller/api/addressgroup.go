@@ -11,9 +11,12 @@ import (
 )
 
 func (s *securityGroupService) CreateAddressGroup(ctx context.Context, req *weftv1.CreateAddressGroupRequest) (*weftv1.AddressGroup, error) {
-	return s.addressGroups.create(ctx, req, req.GetAddressGroup(), func(_ context.Context, e *edit, g *weftv1.AddressGroup) error {
+	return s.addressGroups.create(ctx, req, req.GetAddressGroup(), func(ctx context.Context, e *edit, g *weftv1.AddressGroup) error {
 		setDefault(&g.Project, model.DefaultProject)
 		if err := completeAddresses(g); err != nil {
+			return err
+		}
+		if err := s.addressGroups.count(ctx, e, g); err != nil {
 			return err
 		}
 		putNew(e, s.addressGroups.Kind, g)

@@ -85,6 +85,9 @@ func (s *Server) addFloating(ctx context.Context, e *edit, f *weftv1.FloatingIp)
 		return err
 	}
 	ipam.Claim(e.txn, got[0].GetSubnetId(), typed.IP, keys.KindFloatingIP, f.GetId())
+	if err := s.floating.count(ctx, e, f); err != nil {
+		return err
+	}
 	putNew(e, s.floating.Kind, f)
 	return nil
 }

@@ -110,8 +110,11 @@ func (s *Server) interfaceByPort(ctx context.Context, e *edit, r *weftv1.Router,
 	if err := s.checkAttach(ctx, e, r, sub); err != nil {
 		return nil, err
 	}
+	if err := uncount(ctx, e, p); err != nil { // it is the system's own from now on
+		return nil, err
+	}
 	after := before.Copy()
-	after.DeviceId, after.DeviceOwner, after.UpdateTime = r.GetId(), model.OwnerRouterInterface, e.now
+	after.DeviceId, after.DeviceOwner, after.QuotaPlace, after.UpdateTime = r.GetId(), model.OwnerRouterInterface, 0, e.now
 	unsecure(e, after)
 	return after, e.place().PutPort(&before, after)
 }

@@ -99,6 +99,9 @@ func (s *Server) addNetwork(ctx context.Context, e *edit, n *weftv1.Network) err
 	if owner, err := e.claimant(ctx, key); err != nil || owner != nil {
 		return errors.Join(err, s.segmentTaken(ctx, e, n, owner.GetId()))
 	}
+	if err := s.networks.count(ctx, e, n); err != nil {
+		return err
+	}
 	segments.Claim(e.txn, net)
 	putNew(e, s.networks.Kind, n)
 	return nil

@@ -139,6 +139,9 @@ func (s *Server) addPort(ctx context.Context, e *edit, p *weftv1.Port) error {
 	if err := keepInstance(e, p); err != nil {
 		return err
 	}
+	if err := s.ports.count(ctx, e, p); err != nil {
+		return err
+	}
 	return s.newPort(ctx, e, p, subnets, ipam.ForHost)
 }
 

@@ -162,6 +162,9 @@ func (r *resource[M]) prepare(ctx context.Context, in M) (M, error) {
 	m, _ := proto.Clone(in).(M)
 	r.Clean(m)
 	h := r.Header(m)
+	if h.Place != nil {
+		*h.Place = 0
+	}
 	*h.ID = uuid.NewString()
 	t := now()
 	*h.Created, *h.Updated = t, t
@@ -337,6 +340,9 @@ type deleteRequest interface {
 func (r *resource[M]) remove(ctx context.Context, req deleteRequest, release func(context.Context, *edit, record.Stored[M]) error) (*emptypb.Empty, error) {
 	return r.removeWith(ctx, req, func(ctx context.Context, e *edit, s record.Stored[M]) error {
 		deleteStored(e, r.Kind, s)
+		if err := uncount(ctx, e, s.Msg); err != nil {
+			return err
+		}
 		return release(ctx, e, s)
 	})
 }

@@ -123,11 +123,14 @@ func (s *Server) reroute(ctx context.Context, verb string, req routerRequest, ch
 	})
 }
 
-func (s *Server) addRouter(_ context.Context, e *edit, r *weftv1.Router) error {
+func (s *Server) addRouter(ctx context.Context, e *edit, r *weftv1.Router) error {
 	r.ExternalGateway, r.Interfaces, r.Routes, r.Placement = nil, nil, nil, nil
 	setDefault(&r.Project, model.DefaultProject)
 	setTrue(&r.AdminStateUp)
 	if _, err := model.RouterFrom(r); err != nil {
+		return err
+	}
+	if err := s.routers.count(ctx, e, r); err != nil {
 		return err
 	}
 	putNew(e, s.routers.Kind, r)

@@ -59,6 +59,9 @@ func (s *Server) addRule(ctx context.Context, e *edit, r *weftv1.SecurityGroupRu
 			return err
 		}
 	}
+	if err := s.rules.count(ctx, e, r); err != nil {
+		return err
+	}
 	e.txn.Absent(s.rules.KeyOf(r))
 	putNew(e, s.rules.Kind, r)
 	return nil
@@ -100,6 +103,9 @@ func relied[M messageOf](ctx context.Context, e *edit, r *resource[M], id, who, 
 // collector finds it.
 func (s *Server) releaseRule(ctx context.Context, e *edit, r record.Stored[*weftv1.SecurityGroupRule]) error {
 	deleteStored(e, s.rules.Kind, r)
+	if err := uncount(ctx, e, r.Msg); err != nil {
+		return err
+	}
 	typed, err := model.RuleFrom(r.Msg)
 	if err != nil {
 		return nil //nolint:nilerr // what it says does not matter any more

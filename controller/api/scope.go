@@ -113,6 +113,25 @@ func (r *resource[M]) place(ctx context.Context, m M) error {
 	}
 }
 
+// projectFor is the project that a caller names, or the one that they are of. One that they see nothing of does not exist.
+func projectFor(ctx context.Context, project string) (string, error) {
+	c := caller.From(ctx)
+	switch {
+	case project == "" && c.Role < caller.Operator && len(c.Projects) != 1:
+		return "", model.Invalid("project", "is required: %s is of %s", c.Name, cmp.Or(strings.Join(c.Projects, ", "), "no project"))
+	case project == "" && c.Role < caller.Operator:
+		return c.Projects[0], nil
+	case project == "":
+		return model.DefaultProject, nil
+	case !model.ValidProject(project):
+		return "", model.Invalid("project", "%q can't name a project", project)
+	case !c.Sees(project):
+		return "", fault.NotFound("project", project)
+	default:
+		return project, nil
+	}
+}
+
 // inner are the fields of an object that say how it lies on the fleet, which are operators' to see and to decide.
 func inner(m messageOf) []string {
 	switch m.(type) {

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -58,6 +59,9 @@ func (s *Server) addGroup(ctx context.Context, e *edit, g *weftv1.SecurityGroup)
 		return s.addDefault(ctx, e, g)
 	}
 	if _, err := model.SecurityGroupFrom(g); err != nil {
+		return err
+	}
+	if err := s.groups.count(ctx, e, g); err != nil {
 		return err
 	}
 	putNew(e, s.groups.Kind, g)
@@ -201,12 +205,23 @@ func (s *Server) releaseGroup(ctx context.Context, e *edit, g *weftv1.SecurityGr
 		return false, err
 	}
 	e.txn.NoneChangedUnder(prefix, e.Revision())
+	var rules []record.Stored[*weftv1.SecurityGroupRule]
+	var places []store.Query
 	for _, entry := range results[0].Entries {
 		r, err := s.rules.Decode(entry)
 		if err != nil {
 			deleteEntry(e, s.rules.Kind, idOf(entry.Key), entry) // it allows nothing, and nobody can read it
 			continue
 		}
+		rules = append(rules, r)
+		if o, counts := quota.Of(r.Msg); counts {
+			places = append(places, store.Key(o.Key()))
+		}
+	}
+	if _, err := e.Read(ctx, places...); err != nil {
+		return false, err
+	}
+	for _, r := range rules {
 		if err := s.releaseRule(ctx, e, r); err != nil {
 			return false, err
 		}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/proto/store"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -25,6 +26,8 @@ type Options struct {
 	Log   *slog.Logger
 	// UnderlayMTU is the MTU in bytes of the network that carries the tunnels and the provider networks.
 	UnderlayMTU int
+	// Quotas are the limits of a project for which none were set.
+	Quotas quota.Limits
 	// Ending is closed when the controller stops: watches end then, so that their callers go to another replica.
 	Ending <-chan struct{}
 }
@@ -81,6 +84,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	weftv1.RegisterSegmentRangeServiceServer(r, &segmentRangeService{Server: s})
 	weftv1.RegisterSecurityGroupServiceServer(r, &securityGroupService{Server: s})
 	weftv1.RegisterNodeServiceServer(r, &nodeService{Server: s})
+	weftv1.RegisterQuotaServiceServer(r, &quotaService{Server: s})
 	weftv1.RegisterWatchServiceServer(r, &watchService{Server: s})
 }
 

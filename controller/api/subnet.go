@@ -126,6 +126,9 @@ func (s *Server) addSubnet(ctx context.Context, e *edit, sub *weftv1.Subnet) err
 			return err
 		}
 	}
+	if err := s.subnets.count(ctx, e, sub); err != nil {
+		return err
+	}
 	putNew(e, s.subnets.Kind, sub)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
 	"github.com/weft-sdn/weft/proto/store"
@@ -189,7 +190,7 @@ func (a *auditor) derivedSlot(k keys.Key, key string) proto.Message {
 	case keys.FamilyMove:
 		a.moves = append(a.moves, k.ID())
 	case keys.FamilyNode, keys.FamilyLive, keys.FamilyStatus, keys.FamilyRequest, keys.FamilyLeader, keys.FamilyPool,
-		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness:
+		keys.FamilyAsk, keys.FamilyAnswer, keys.FamilyWitness, keys.FamilyQuota:
 	}
 	return nil
 }
@@ -240,6 +241,13 @@ func (a *auditor) expect(key string, m proto.Message) {
 
 func (a *auditor) claim(key, kind, id string) { a.expect(key, &storev1.Claim{Kind: kind, Id: id}) }
 
+// count expects that an object counts against its project's quota.
+func (a *auditor) count(m proto.Message) {
+	if o, counts := quota.Of(m); counts {
+		a.expect(o.Key(), o.Claim())
+	}
+}
+
 func (a *auditor) locator(kind, id, scope string) {
 	a.expect(keys.Locator(kind, id), &storev1.Locator{Scope: scope})
 }
@@ -280,6 +288,7 @@ func (a *auditor) network() {
 		if lo, _ := model.SegmentBounds(typed.Type); lo > 0 && !a.inRange(typed) {
 			a.findf("network %s: its segment %d lies in no range", id, typed.Segment)
 		}
+		a.count(n)
 		a.dhcp(n)
 	}
 	byNetwork := map[string][]model.Subnet{}
@@ -299,6 +308,7 @@ func (a *auditor) network() {
 		}
 		byNetwork[typed.Network] = append(byNetwork[typed.Network], typed)
 		a.locator(keys.KindSubnet, id, typed.Network)
+		a.count(s)
 	}
 }
 
@@ -349,6 +359,7 @@ func (a *auditor) port() {
 			a.findf("port %s: its network %s does not exist", id, typed.Network)
 		}
 		a.locator(keys.KindPort, id, typed.Network)
+		a.count(p)
 		a.claim(keys.MACClaim(typed.Network, typed.MAC), keys.KindPort, id)
 		for _, f := range typed.FixedIPs {
 			a.claim(keys.AddressClaim(f.Subnet, f.IP), keys.KindPort, id)

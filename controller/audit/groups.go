@@ -12,6 +12,8 @@ func (a *auditor) securityGroups() {
 	for id, g := range a.groups {
 		if _, err := model.SecurityGroupFrom(g); err != nil {
 			a.unread("security group %s: %v", id, err)
+		} else {
+			a.count(g)
 		}
 		if isDefault := id == secgroup.DefaultID(g.GetProject()); isDefault != (g.GetName() == model.DefaultGroup) {
 			a.findf("security group %s of project %s is called %q; only the project's default group is called %q", id, g.GetProject(), g.GetName(), model.DefaultGroup)
@@ -20,6 +22,8 @@ func (a *auditor) securityGroups() {
 	for id, g := range a.addressGroups {
 		if _, err := model.AddressGroupFrom(g); err != nil {
 			a.unread("address group %s: %v", id, err)
+		} else {
+			a.count(g)
 		}
 	}
 	for id, r := range a.groupRules {
@@ -42,6 +46,7 @@ func (a *auditor) groupRule(id string, r *weftv1.SecurityGroupRule) {
 		return
 	}
 	a.locator(keys.KindRule, id, typed.Group)
+	a.count(r)
 	a.ofProject("security group rule "+id, r.GetProject(), "security group", typed.Group, a.groups[typed.Group])
 	if key := secgroup.Reference(typed); key != "" {
 		a.claim(key, keys.KindRule, id)

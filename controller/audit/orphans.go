@@ -140,6 +140,10 @@ func (f *finder) lost(e store.Entry, kind, id string) {
 		absent = keys.Network(id)
 	case keys.KindRouter:
 		absent = keys.Router(id)
+	case keys.KindSecurityGroup:
+		absent = keys.SecurityGroup(id)
+	case keys.KindAddressGroup:
+		absent = keys.AddressGroup(id)
 	}
 	if absent == e.Key {
 		f.orphans = append(f.orphans, Orphan{Key: e.Key, Revision: e.Revision, Why: fmt.Sprintf("%s %s does not exist", kind, id)})

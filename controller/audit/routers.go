@@ -18,6 +18,7 @@ func (a *auditor) router() {
 			a.unread("router %s: %v", id, err)
 			continue
 		}
+		a.count(r)
 		a.plan(id, typed.Nodes)
 		if g := typed.Gateway; g != nil {
 			a.leg(id, g.Port, g.Network, g.FixedIPs, model.OwnerRouterGateway)
@@ -122,6 +123,7 @@ func (a *auditor) floatingIP() {
 			scope = typed.Router
 		}
 		a.locator(keys.KindFloatingIP, id, scope)
+		a.count(f)
 		if n := a.networks[typed.Network]; !n.GetExternal() {
 			a.findf("floating IP %s: its network %s does not exist or is not external", id, typed.Network)
 		}

@@ -10,6 +10,7 @@ const (
 	change                 // changes them
 	inspect                // reads what projects rest on
 	operate                // changes it
+	govern                 // decides what projects may have
 	ask                    // asks whether the server is there
 )
 
@@ -24,6 +25,8 @@ func (a act) least() Role {
 		return Member
 	case inspect, operate:
 		return Operator
+	case govern:
+		fallthrough
 	default:
 		return Admin
 	}
@@ -40,9 +43,10 @@ func acts() map[string]act {
 		"weft.v1.SegmentRangeService/GetSegmentRange": inspect, "weft.v1.SegmentRangeService/ListSegmentRanges": inspect,
 		"weft.v1.SegmentRangeService/CreateSegmentRange": operate, "weft.v1.SegmentRangeService/UpdateSegmentRange": operate,
 		"weft.v1.SegmentRangeService/DeleteSegmentRange": operate,
-		"weft.v1.WatchService/Watch":                     see,
-		"grpc.health.v1.Health":                          ask,
-		"grpc.reflection.v1.ServerReflection":            see, "grpc.reflection.v1alpha.ServerReflection": see,
+		"weft.v1.QuotaService/GetQuota":                  see, "weft.v1.QuotaService/SetQuota": govern, "weft.v1.QuotaService/UnsetQuota": govern,
+		"weft.v1.WatchService/Watch":          see,
+		"grpc.health.v1.Health":               ask,
+		"grpc.reflection.v1.ServerReflection": see, "grpc.reflection.v1alpha.ServerReflection": see,
 	}
 	for service, kinds := range map[string][]string{
 		"NetworkService": {"Network", "NetworkGrant"}, "SubnetService": {"Subnet"}, "PortService": {"Port"}, "RouterService": {"Router"},
@@ -77,4 +81,4 @@ func (p policy) of(method string) (a act, known bool) {
 }
 
 // mutates reports whether calls of a method change anything.
-func (a act) mutates() bool { return a == change || a == operate || a == 0 }
+func (a act) mutates() bool { return a == change || a == operate || a == govern || a == 0 }

@@ -15,6 +15,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/model"
 )
 
@@ -42,6 +43,9 @@ type Config struct {
 	UsersFile string `json:"users_file"`
 	// AuditLog is a file that gets a line of every call that changes something; "": none does.
 	AuditLog string `json:"audit_log"`
+	// Quotas are limits of a project for which none were set, by the kind's name: "ports"; -1 is no limit. Kinds that are
+	// missing have the limits of quota.Defaults.
+	Quotas map[string]int64 `json:"quotas"`
 	// UnderlayMTU is the MTU in bytes of the network between the nodes.
 	UnderlayMTU int `json:"underlay_mtu"`
 	// NodeDeadAfterSeconds is how long a node whose agent's lease has ended keeps what is planned on it, in seconds.
@@ -141,6 +145,7 @@ func Settings() []Setting {
 		{"insecure", "go without TLS: whoever reaches the API or etcd can do anything to the fleet", setInsecure},
 		{"users_file", "file of those who are known by a token or by their certificate; none: nobody is", func(c *Config, v string) error { c.UsersFile = v; return nil }},
 		{"audit_log", "file that gets a line of every call that changes something; none: no file does", func(c *Config, v string) error { c.AuditLog = v; return nil }},
+		{"quotas", "how many objects a project may have for which nothing else is set, such as ports=1000,routers=-1 (-1: no limit)", setQuotas},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
 		{"node_dead_after_seconds", "how long a node that is not alive keeps what is planned on it", number(func(c *Config) *int { return &c.NodeDeadAfterSeconds })},
 		{"metrics_listen", "address of /metrics, such as 127.0.0.1:9464; none: nowhere", func(c *Config, v string) error { c.MetricsListen = v; return nil }},
@@ -151,6 +156,21 @@ func Settings() []Setting {
 func setInsecure(c *Config, v string) (err error) {
 	if c.Insecure, err = strconv.ParseBool(v); err != nil {
 		return fmt.Errorf("%q is neither true nor false", v)
+	}
+	return nil
+}
+
+func setQuotas(c *Config, v string) error {
+	var given []string
+	SetList(&given, v)
+	c.Quotas = map[string]int64{}
+	for _, g := range given {
+		name, limit, _ := strings.Cut(g, "=")
+		n, err := strconv.ParseInt(limit, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a kind and a limit, such as ports=1000", g)
+		}
+		c.Quotas[name] = n
 	}
 	return nil
 }
@@ -217,6 +237,9 @@ func (c *Config) Check() error {
 	}
 	if c.UnderlayMTU < 576 || c.UnderlayMTU > model.MaxMTU {
 		bad("underlay_mtu", "%d is not in 576..%d", c.UnderlayMTU, model.MaxMTU)
+	}
+	if _, err := quota.Named(c.Quotas); err != nil {
+		bad("quotas", "%v", err)
 	}
 	if c.NodeDeadAfterSeconds < 1 {
 		bad("node_dead_after_seconds", "%d is less than 1", c.NodeDeadAfterSeconds)

@@ -26,7 +26,7 @@ import (
 // families are what a Fleet follows, each as a scope of its own, so that the changes of one family arrive in order.
 var families = []keys.Family{
 	keys.FamilyAgent, keys.FamilyLive, keys.FamilyNode, keys.FamilyStatus, keys.FamilyHost, keys.FamilyPlug, keys.FamilyActive,
-	keys.FamilyPool,
+	keys.FamilyPool, keys.FamilyQuota,
 	keys.FamilyLeader, // for Await alone
 }
 
@@ -82,6 +82,12 @@ type pool struct {
 	revision int64
 }
 
+// quota is what is set for a project.
+type quota struct {
+	set      *storev1.Quota
+	revision int64
+}
+
 // active is where a router is active.
 type active struct {
 	node  string
@@ -103,6 +109,7 @@ type Fleet struct {
 	plugs   map[uuid][]string
 	active  map[uuid]active
 	pools   map[string]pool
+	quotas  map[string]quota
 	seen    map[keys.Family]int64
 	listed  map[string]bool
 	feeds   map[*Feed]bool
@@ -143,7 +150,7 @@ func New(s *store.Store, log *slog.Logger) *Fleet {
 	f := &Fleet{
 		mirror: mirror.New(s, mirror.Options{Log: log, Check: schema.Check}), log: log,
 		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}), began: time.Now(),
-		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]active{}, pools: map[string]pool{},
+		nodes: map[string]*node{}, reports: map[object][]report{}, plugs: map[uuid][]string{}, active: map[uuid]active{}, pools: map[string]pool{}, quotas: map[string]quota{},
 		seen: map[keys.Family]int64{}, listed: map[string]bool{}, feeds: map[*Feed]bool{},
 		applied: make(chan struct{}), changed: make(chan struct{}),
 	}
@@ -220,7 +227,7 @@ func (f *Fleet) apply(b mirror.Batch) {
 		if err := f.change(family, c); err != nil {
 			f.log.Warn("ignoring a key of the fleet", "key", c.Key, "error", err)
 		}
-		nodesChanged = nodesChanged || family != keys.FamilyStatus && family != keys.FamilyPlug && family != keys.FamilyLeader
+		nodesChanged = nodesChanged || family != keys.FamilyStatus && family != keys.FamilyPlug && family != keys.FamilyLeader && family != keys.FamilyQuota
 	}
 	f.markListed(b.Listed)
 	close(f.applied)
@@ -260,6 +267,8 @@ func (f *Fleet) change(family keys.Family, c mirror.Change) error {
 		return nil
 	case keys.FamilyPool:
 		return f.changePool(k.ID(), c)
+	case keys.FamilyQuota:
+		return f.changeQuota(k.ID(), c)
 	default:
 		id, ok := parseUUID(k.ID())
 		if !ok {
@@ -349,6 +358,19 @@ func (f *Fleet) changePool(name string, c mirror.Change) error {
 		return err
 	}
 	f.pools[strings.Clone(name)] = pool{settings: settings, revision: c.Revision}
+	return nil
+}
+
+func (f *Fleet) changeQuota(project string, c mirror.Change) error {
+	delete(f.quotas, project)
+	if c.Value == nil {
+		return nil
+	}
+	set := &storev1.Quota{}
+	if err := proto.Unmarshal(c.Value, set); err != nil {
+		return err
+	}
+	f.quotas[strings.Clone(project)] = quota{set: set, revision: c.Revision}
 	return nil
 }
 

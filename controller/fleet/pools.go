@@ -49,6 +49,15 @@ func (f *Fleet) Pools() []*weftv1.Pool {
 	return slices.SortedFunc(maps.Values(all), func(a, b *weftv1.Pool) int { return cmp.Compare(a.GetId(), b.GetId()) })
 }
 
+// Quota is what was set for a project, and the revision of its key; nil and 0 when nothing was, as far as this controller has
+// heard. The value must not be changed.
+func (f *Fleet) Quota(project string) (set *storev1.Quota, revision int64) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	q := f.quotas[project]
+	return q.set, q.revision
+}
+
 // Plans are the nodes that each router is planned on, by the router's id.
 func (f *Fleet) Plans() map[string][]string {
 	f.mu.RLock()

@@ -20,6 +20,7 @@ import (
 	"github.com/weft-sdn/weft/controller/fleet"
 	"github.com/weft-sdn/weft/controller/keeper"
 	"github.com/weft-sdn/weft/controller/leader"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/store/storetest"
@@ -66,7 +67,7 @@ func (w *world) create(n int, set func(*weftv1.Router)) {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), deadline)
 	defer cancel()
-	c, err := controller.Start(ctx, controller.Options{Client: w.server.NewClient(), UnderlayMTU: 1500, Log: w.log("api")})
+	c, err := controller.Start(ctx, controller.Options{Client: w.server.NewClient(), UnderlayMTU: 1500, Quotas: quota.Limits{}, Log: w.log("api")})
 	w.must(err)
 	defer c.Stop()
 	l := bufconn.Listen(1 << 20)

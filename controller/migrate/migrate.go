@@ -41,6 +41,7 @@ type Step struct {
 func Steps() []Step {
 	return []Step{
 		{1, "bindings of routers name all nodes of the plan", planNodes},
+		{2, "what counts against a quota has a claim on a place", planPlaces},
 	}
 }
 

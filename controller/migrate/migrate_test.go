@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/weft-sdn/weft/controller/audit"
 	"github.com/weft-sdn/weft/controller/backup"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/schema"
@@ -101,8 +102,17 @@ func TestAStoreOfVersion1IsMigratedAndNothingElseChanges(t *testing.T) {
 			t.Errorf("%s: %s", e.Key, diff)
 		}
 	}
-	if changed != 2 || len(after) != 0 || version(t, s) != schema.Version {
+	if changed != 2 || len(after) == 0 || version(t, s) != schema.Version {
 		t.Errorf("%d keys have changed, %d are new, version %d", changed, len(after), version(t, s))
+	}
+	for key := range after {
+		k, err := keys.Parse(key)
+		if err != nil || k.Scope() != keys.ClaimPlace {
+			t.Errorf("key %s is new: %v", key, err)
+		}
+	}
+	if findings, err := audit.Run(t.Context(), s); err != nil || len(findings) > 0 {
+		t.Errorf("what is migrated does not fit together: %v, %q", err, findings)
 	}
 	if strings.Contains(log.String(), "WARN") {
 		t.Error(log.String())

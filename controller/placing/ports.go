@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/controller/fault"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/controller/record"
 	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/ipam"
@@ -113,6 +114,9 @@ func (c *Change) DeletePort(ctx context.Context, port record.Stored[*weftv1.Port
 		c.Txn.Delete(keys.HostObject(p.GetBoundHost(), keys.KindPort, p.GetId()))
 	}
 	claims := []string{keys.MACClaim(p.GetNetworkId(), p.GetMacAddress())}
+	if o, counts := quota.Of(p); counts {
+		claims = append(claims, o.Key())
+	}
 	for _, f := range p.GetFixedIps() {
 		if ip, err := netip.ParseAddr(f.GetIpAddress()); err == nil {
 			claims = append(claims, keys.AddressClaim(f.GetSubnetId(), ip))

@@ -15,7 +15,7 @@ func Networks() *Kind[*weftv1.Network] {
 		New:     func() *weftv1.Network { return &weftv1.Network{} },
 		Scope:   func(*weftv1.Network) string { return "" },
 		Header: func(m *weftv1.Network) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status, &m.QuotaPlace}
 		},
 	}
 }
@@ -27,7 +27,7 @@ func NetworkGrants() *Kind[*weftv1.NetworkGrant] {
 		New:   func() *weftv1.NetworkGrant { return &weftv1.NetworkGrant{} },
 		Scope: func(m *weftv1.NetworkGrant) string { return m.GetNetworkId() },
 		Header: func(m *weftv1.NetworkGrant) Header {
-			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, nil}
 		},
 	}
 }
@@ -49,7 +49,7 @@ func Subnets() *Kind[*weftv1.Subnet] {
 		New:     func() *weftv1.Subnet { return &weftv1.Subnet{} },
 		Scope:   func(m *weftv1.Subnet) string { return m.GetNetworkId() },
 		Header: func(m *weftv1.Subnet) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, &m.QuotaPlace}
 		},
 	}
 }
@@ -65,7 +65,7 @@ func Ports() *Kind[*weftv1.Port] {
 		New:   func() *weftv1.Port { return &weftv1.Port{} },
 		Scope: func(m *weftv1.Port) string { return m.GetNetworkId() },
 		Header: func(m *weftv1.Port) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status, &m.QuotaPlace}
 		},
 	}
 }
@@ -79,7 +79,7 @@ func Routers() *Kind[*weftv1.Router] {
 		Outputs: func(m *weftv1.Router) { m.ActiveNode, m.Instances = "", nil },
 		Scope:   func(*weftv1.Router) string { return "" },
 		Header: func(m *weftv1.Router) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status, &m.QuotaPlace}
 		},
 	}
 }
@@ -97,7 +97,7 @@ func FloatingIPs() *Kind[*weftv1.FloatingIp] {
 			return m.GetRouterId()
 		},
 		Header: func(m *weftv1.FloatingIp) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, &m.Status, &m.QuotaPlace}
 		},
 	}
 }
@@ -110,7 +110,7 @@ func SegmentRanges() *Kind[*weftv1.SegmentRange] {
 		New:     func() *weftv1.SegmentRange { return &weftv1.SegmentRange{} },
 		Scope:   func(*weftv1.SegmentRange) string { return "" },
 		Header: func(m *weftv1.SegmentRange) Header {
-			return Header{&m.Id, &m.Name, nil, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, &m.Name, nil, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, nil}
 		},
 	}
 }
@@ -123,7 +123,7 @@ func SecurityGroups() *Kind[*weftv1.SecurityGroup] {
 		New:     func() *weftv1.SecurityGroup { return &weftv1.SecurityGroup{} },
 		Scope:   func(*weftv1.SecurityGroup) string { return "" },
 		Header: func(m *weftv1.SecurityGroup) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, &m.QuotaPlace}
 		},
 	}
 }
@@ -135,7 +135,7 @@ func SecurityGroupRules() *Kind[*weftv1.SecurityGroupRule] {
 		New:   func() *weftv1.SecurityGroupRule { return &weftv1.SecurityGroupRule{} },
 		Scope: func(m *weftv1.SecurityGroupRule) string { return m.GetSecurityGroupId() },
 		Header: func(m *weftv1.SecurityGroupRule) Header {
-			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, nil, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, &m.QuotaPlace}
 		},
 	}
 }
@@ -148,7 +148,7 @@ func AddressGroups() *Kind[*weftv1.AddressGroup] {
 		New:     func() *weftv1.AddressGroup { return &weftv1.AddressGroup{} },
 		Scope:   func(*weftv1.AddressGroup) string { return "" },
 		Header: func(m *weftv1.AddressGroup) Header {
-			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil}
+			return Header{&m.Id, &m.Name, &m.Project, &m.Etag, &m.CreateTime, &m.UpdateTime, nil, &m.QuotaPlace}
 		},
 	}
 }

@@ -15,11 +15,12 @@ import (
 )
 
 // Header points to the fields that all kinds of object share. Name is nil for a kind without names, Project for one without
-// projects, Status for one without a status.
+// projects, Status for one without a status, Place for one that does not count against quotas.
 type Header struct {
 	ID, Name, Project, Etag *string
 	Created, Updated        **timestamppb.Timestamp
 	Status                  **weftv1.ObjectStatus
+	Place                   *uint32
 }
 
 // Kind describes a kind of object.

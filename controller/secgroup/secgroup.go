@@ -53,6 +53,15 @@ func Default(project string, now *timestamppb.Timestamp) (*weftv1.SecurityGroup,
 	return g, rules, nil
 }
 
+// OfDefault reports whether a rule is one of those that a project's default group has by itself, made then or again.
+func OfDefault(r *weftv1.SecurityGroupRule) bool {
+	if r.GetSecurityGroupId() != DefaultID(r.GetProject()) {
+		return false
+	}
+	_, rules, err := Default(r.GetProject(), nil)
+	return err == nil && slices.ContainsFunc(rules, func(d *weftv1.SecurityGroupRule) bool { return d.GetId() == r.GetId() })
+}
+
 // Normalize checks a rule whose group is set, brings it into the one form that all rules of the same meaning have (family,
 // protocol by name, both ends of a port range, remote_cidr as a prefix), and gives it the id that follows from group and
 // meaning. Two rules of a group say the same exactly when their ids are equal; the description has no part in it.

@@ -93,6 +93,10 @@ func newBench(ctx context.Context, l *lab.Lab, n int, out io.Writer) (*bench, er
 		a.close()
 		return nil, err
 	}
+	if err := fleet.Unlimited(ctx, weftv1.NewQuotaServiceClient(a.conn)); err != nil {
+		a.close()
+		return nil, err
+	}
 	return b, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weft-sdn/weft/e2e/fleet"
 	"github.com/weft-sdn/weft/e2e/lab"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -75,6 +76,9 @@ func inQuiet(ctx context.Context, b *bench, do func(context.Context, *bench) err
 	}
 	defer a.close()
 	if err := a.nodesAlive(ctx, o.NetworkNodes); err != nil {
+		return err
+	}
+	if err := fleet.Unlimited(ctx, weftv1.NewQuotaServiceClient(a.conn)); err != nil {
 		return err
 	}
 	for _, name := range []string{"net1", "net2"} {

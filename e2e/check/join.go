@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,6 +25,7 @@ func (s *store) join() findings {
 	j.routers()
 	j.floatingIPs()
 	j.groups()
+	j.counts()
 	j.compare()
 	j.agents()
 	return j.found
@@ -46,6 +48,63 @@ func (j *joining) expect(key string, m proto.Message) {
 }
 
 func (j *joining) claim(key, kind, id string) { j.expect(key, &storev1.Claim{Kind: kind, Id: id}) }
+
+// counts checks that what tenants make, and nothing else, counts against their project's quota: by the place that it says it
+// holds, or by its id.
+func (j *joining) counts() {
+	for id, n := range j.store.networks {
+		j.counted(keys.KindNetwork, id, n.msg)
+	}
+	for id, s := range j.store.subnets {
+		j.counted(keys.KindSubnet, id, s.msg)
+	}
+	for id, p := range j.store.ports {
+		if !strings.HasPrefix(p.msg.GetDeviceOwner(), "network:") {
+			j.counted(keys.KindPort, id, p.msg)
+		}
+	}
+	for id, r := range j.store.routers {
+		j.counted(keys.KindRouter, id, r.msg)
+	}
+	for id, f := range j.floating {
+		j.counted(keys.KindFloatingIP, id, f.msg)
+	}
+	for id, g := range j.store.groups {
+		if g.msg.GetName() != "default" {
+			j.counted(keys.KindSecurityGroup, id, g.msg)
+		}
+	}
+	for id, r := range j.rules {
+		if j.store.groups[r.msg.GetSecurityGroupId()].msg.GetName() != "default" || !byItself(r.msg) {
+			j.counted(keys.KindRule, id, r.msg)
+		}
+	}
+	for id, g := range j.addressGroups {
+		j.counted(keys.KindAddressGroup, id, g.msg)
+	}
+}
+
+func (j *joining) counted(kind, id string, m interface {
+	GetProject() string
+	GetQuotaPlace() uint32
+},
+) {
+	key := keys.UnnumberedPlace(m.GetProject(), kind, id)
+	if place := m.GetQuotaPlace(); place > 0 {
+		key = keys.PlaceClaim(m.GetProject(), kind, place)
+	}
+	j.claim(key, kind, id)
+}
+
+// byItself reports whether a rule of a default group is one that it has by itself: all egress, and ingress from its members.
+func byItself(r *weftv1.SecurityGroupRule) bool {
+	everything := r.GetProtocol() == "" && r.PortMin == nil && r.PortMax == nil && r.IcmpType == nil && r.IcmpCode == nil && //nolint:protogetter // presence
+		r.GetRemoteCidr() == "" && r.GetRemoteAddressGroupId() == ""
+	if r.GetDirection() == weftv1.Direction_DIRECTION_EGRESS {
+		return everything && r.GetRemoteGroupId() == ""
+	}
+	return everything && r.GetRemoteGroupId() == r.GetSecurityGroupId()
+}
 
 // typeNames are the network types as claims spell them.
 func typeName(t weftv1.NetworkType) string {

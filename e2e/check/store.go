@@ -49,6 +49,7 @@ type store struct {
 	live     map[string]stored[*storev1.Agent]
 	settings map[string]stored[*storev1.NodeSettings]
 	pools    map[string]stored[*storev1.PoolSettings]
+	quotas   map[string]stored[*storev1.Quota]
 	// witnesses are what network nodes hear of each other.
 	witnesses map[string]stored[*storev1.Witness]
 	// By their whole key.
@@ -71,6 +72,7 @@ func newStore() *store {
 		active: map[string]stored[*storev1.ActiveRouter]{}, moves: map[string]stored[*storev1.Move]{},
 		agents: map[string]stored[*storev1.Agent]{}, live: map[string]stored[*storev1.Agent]{},
 		settings: map[string]stored[*storev1.NodeSettings]{}, pools: map[string]stored[*storev1.PoolSettings]{},
+		quotas:    map[string]stored[*storev1.Quota]{},
 		witnesses: map[string]stored[*storev1.Witness]{}, scopes: map[string]string{}, derived: map[string]proto.Message{},
 		plugs: map[string]stored[*storev1.Plug]{}, reports: map[string]stored[*storev1.Report]{},
 	}
@@ -166,6 +168,8 @@ func (s *store) decodeOfNode(k keys.Key, key string, value []byte, revision int6
 		return put(s.settings, k.ID(), key, value, revision, &storev1.NodeSettings{})
 	case keys.FamilyPool:
 		return put(s.pools, k.ID(), key, value, revision, &storev1.PoolSettings{})
+	case keys.FamilyQuota:
+		return put(s.quotas, k.ID(), key, value, revision, &storev1.Quota{})
 	case keys.FamilyPlug:
 		return put(s.plugs, key, key, value, revision, &storev1.Plug{})
 	case keys.FamilyStatus:

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/proto/model"
@@ -123,6 +124,18 @@ func (f *Fleet) Admit(ctx context.Context) error {
 		if _, err := f.client.Do(ctx, request); err != nil && (!errors.As(err, &refusal) || refusal.Code != codes.AlreadyExists) {
 			return fmt.Errorf("open the default group: %w", err)
 		}
+	}
+	return nil
+}
+
+// Unlimited lifts the quota of the project "default", for fixtures that have more than projects may by default.
+func Unlimited(ctx context.Context, c weftv1.QuotaServiceClient) error {
+	request := &weftv1.SetQuotaRequest{Project: model.DefaultProject}
+	for _, k := range quota.Kinds() {
+		request.Limits = append(request.Limits, &weftv1.QuotaLimit{Kind: k.Enum, Limit: quota.Unlimited})
+	}
+	if _, err := c.SetQuota(ctx, request); err != nil {
+		return fmt.Errorf("lift the quota: %w", err)
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ const (
 	FamilyAsk          Family = "ask"
 	FamilyAnswer       Family = "answer"
 	FamilyWitness      Family = "witness"
+	FamilyQuota        Family = "quota"
 	// Security groups.
 	FamilySecurityGroup Family = "securitygroup"
 	FamilyRule          Family = "rule"
@@ -58,7 +59,7 @@ const (
 	FamilyNetworkGrant  Family = "networkgrant"
 )
 
-// The things that host/<node>/, status/<node>/ and locator/ speak of.
+// The things that host/<node>/, status/<node>/, locator/ and claims speak of.
 const (
 	KindPort         = "port"
 	KindSubnet       = "subnet"
@@ -68,6 +69,9 @@ const (
 	KindNetwork      = "network"
 	KindRule         = "rule"
 	KindNetworkGrant = "networkgrant"
+
+	KindSecurityGroup = "securitygroup"
+	KindAddressGroup  = "addressgroup"
 )
 
 // The kinds of claim.
@@ -77,6 +81,7 @@ const (
 	ClaimMAC      = "mac"
 	ClaimFloating = "floating"
 	ClaimRemote   = "remote"
+	ClaimPlace    = "place"
 )
 
 // Unassociated is the scope of a floating IP that no router serves.
@@ -198,6 +203,9 @@ func Move(router string) string { return join(FamilyMove, router) }
 // Pool is the key of the settings of a pool of network nodes.
 func Pool(id string) string { return join(FamilyPool, id) }
 
+// Quota is the key of the limits that were set for a project.
+func Quota(project string) string { return join(FamilyQuota, project) }
+
 // Leaders is the prefix of the keys of the controllers that lead or are next.
 func Leaders() string { return All(FamilyLeader) }
 
@@ -258,6 +266,19 @@ func RemoteClaim(group, rule string) string { return RemoteClaims(group) + rule 
 
 // RemoteClaims is the prefix of the references to a security group or an address group.
 func RemoteClaims(group string) string { return under(FamilyClaim, ClaimRemote, group) }
+
+// PlaceClaim is the key of the claim on a place of a project's quota of a kind. Claims of one project and kind sort by
+// place.
+func PlaceClaim(project, kind string, place uint32) string {
+	return PlaceClaims(project, kind) + fmt.Sprintf("%08x", place)
+}
+
+// UnnumberedPlace is the key by which an object counts that was made while its project had no limit. It sorts after those of
+// all places.
+func UnnumberedPlace(project, kind, id string) string { return PlaceClaims(project, kind) + "of-" + id }
+
+// PlaceClaims is the prefix of the claims by which a project's objects of a kind count.
+func PlaceClaims(project, kind string) string { return under(FamilyClaim, ClaimPlace, project, kind) }
 
 // End is the end (excluded) of the range of keys that begin with prefix, as etcd's Range wants it.
 func End(prefix string) string {

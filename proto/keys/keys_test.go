@@ -56,6 +56,9 @@ var built = []example{
 	{keys.AddressClaim(id1, netip.MustParseAddr("fd00::1")), keys.FamilyClaim, []string{"address", id1, "fd000000000000000000000000000001"}, []string{keys.AddressClaims(id1)}},
 	{keys.MACClaim(id1, "fa:16:3e:00:00:01"), keys.FamilyClaim, []string{"mac", id1, "fa:16:3e:00:00:01"}, []string{keys.MACClaims(id1)}},
 	{keys.FloatingClaim(id1, netip.MustParseAddr("10.0.0.2"), id2), keys.FamilyClaim, []string{"floating", id1, "0a000002", id2}, []string{keys.FloatingClaims(id1)}},
+	{keys.PlaceClaim("red", keys.KindPort, 500), keys.FamilyClaim, []string{"place", "red", "port", "000001f4"}, []string{keys.PlaceClaims("red", keys.KindPort)}},
+	{keys.UnnumberedPlace("red", keys.KindPort, id1), keys.FamilyClaim, []string{"place", "red", "port", "of-" + id1}, []string{keys.PlaceClaims("red", keys.KindPort)}},
+	{keys.Quota("red"), keys.FamilyQuota, []string{"red"}, nil},
 	{keys.Request(id1), keys.FamilyRequest, []string{id1}, nil},
 	{keys.Witness("net1"), keys.FamilyWitness, []string{"net1"}, nil},
 	{keys.Move(id1), keys.FamilyMove, []string{id1}, nil},
@@ -132,6 +135,12 @@ func TestClaimsSortByWhatTheyClaim(t *testing.T) {
 		a, b := rapid.Uint32().Draw(t, "a"), rapid.Uint32().Draw(t, "b")
 		if (a < b) != (keys.SegmentClaim("gre", "", a) < keys.SegmentClaim("gre", "", b)) {
 			t.Fatalf("segments %d and %d", a, b)
+		}
+		if (a < b) != (keys.PlaceClaim("red", keys.KindPort, a) < keys.PlaceClaim("red", keys.KindPort, b)) {
+			t.Fatalf("places %d and %d", a, b)
+		}
+		if keys.PlaceClaim("red", keys.KindPort, a) > keys.UnnumberedPlace("red", keys.KindPort, id1) {
+			t.Fatalf("place %d is after those without numbers", a)
 		}
 		x, y := addr4(a), addr4(b)
 		if x.Less(y) != (keys.AddressClaim(id1, x) < keys.AddressClaim(id1, y)) {

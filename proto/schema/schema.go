@@ -17,7 +17,8 @@ import (
 //
 //	1: a router's binding names its rank alone
 //	2: a router's binding names all nodes of its plan
-const Version = 2
+//	3: what counts against a quota has a claim on a place
+const Version = 3
 
 // Why a store can't be worked on, for errors.Is.
 var (

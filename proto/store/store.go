@@ -273,6 +273,8 @@ func compare(g txn.Guard) clientv3.Cmp {
 		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", 0).WithPrefix()
 	case txn.PrefixUnchanged:
 		return clientv3.Compare(clientv3.ModRevision(g.Key), "<", g.Revision+1).WithPrefix()
+	case txn.RangeEmpty:
+		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", 0).WithRange(g.End)
 	case txn.KeyAbsent:
 		fallthrough
 	default:

@@ -154,7 +154,7 @@ func drawTxn(t *rapid.T, m *txntest.Memory) *txn.Txn {
 		return rapid.Int64Range(0, 30).Draw(t, "revision")
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "guards") {
-		switch rapid.IntRange(0, 5).Draw(t, "guard") {
+		switch rapid.IntRange(0, 6).Draw(t, "guard") {
 		case 0:
 			x.Absent(key.Draw(t, "key"))
 		case 1:
@@ -166,6 +166,8 @@ func drawTxn(t *rapid.T, m *txntest.Memory) *txn.Txn {
 		case 4:
 			x.NoneChangedUnder(prefix.Draw(t, "prefix"), revision())
 		case 5:
+			x.NoneBetween(key.Draw(t, "start"), key.Draw(t, "end")+"\x00")
+		case 6:
 			k := key.Draw(t, "key")
 			x.CreatedAt(k, rapid.SampledFrom([]int64{m.Created(k), revision()}).Draw(t, "created"))
 		}

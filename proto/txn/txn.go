@@ -32,12 +32,14 @@ const (
 	KeyCreatedAt                     // Key's create revision is Revision
 	PrefixEmpty                      // no key begins with Key
 	PrefixUnchanged                  // no key that begins with Key was created or changed after Revision
+	RangeEmpty                       // no key from Key (included) to End (excluded)
 )
 
 // Guard is a condition on the store.
 type Guard struct {
 	Kind     GuardKind
 	Key      string
+	End      string // of RangeEmpty
 	Revision int64
 }
 
@@ -122,6 +124,9 @@ func (t *Txn) CreatedAt(key string, revision int64) {
 // NoneUnder guards that no key begins with prefix.
 func (t *Txn) NoneUnder(prefix string) { t.guard(Guard{Kind: PrefixEmpty, Key: prefix}) }
 
+// NoneBetween guards that there is no key from start (included) to end (excluded).
+func (t *Txn) NoneBetween(start, end string) { t.guard(Guard{Kind: RangeEmpty, Key: start, End: end}) }
+
 // NoneChangedUnder guards that no key that begins with prefix was created or changed after revision. Deletions are not
 // noticed: a guard for them needs a key that the deletion changes.
 func (t *Txn) NoneChangedUnder(prefix string, revision int64) {
@@ -194,13 +199,23 @@ func (t *Txn) watches(other *Txn) bool {
 		if other.seen[g.Key] {
 			return true
 		}
-		if g.Kind == PrefixEmpty || g.Kind == PrefixUnchanged {
-			for _, w := range other.writes {
-				if strings.HasPrefix(w.Key, g.Key) {
-					return true
-				}
+		for _, w := range other.writes {
+			if g.spans(w.Key) {
+				return true
 			}
 		}
+	}
+	return false
+}
+
+// spans reports whether a guard on several keys covers the key.
+func (g Guard) spans(key string) bool {
+	switch g.Kind {
+	case PrefixEmpty, PrefixUnchanged:
+		return strings.HasPrefix(key, g.Key)
+	case RangeEmpty:
+		return g.Key <= key && key < g.End
+	case KeyAbsent, KeyExists, KeyUnchanged, KeyCreatedAt:
 	}
 	return false
 }

@@ -57,6 +57,7 @@ func TestTheSameGuardTwiceIsOneGuard(t *testing.T) {
 		x.NoneUnder("d/")
 		x.NoneChangedUnder("e/", 9)
 		x.CreatedAt("f", 3)
+		x.NoneBetween("g", "h")
 	}
 	x.Unchanged("c", 8)
 	want := []txn.Guard{
@@ -66,6 +67,7 @@ func TestTheSameGuardTwiceIsOneGuard(t *testing.T) {
 		{Kind: txn.PrefixEmpty, Key: "d/"},
 		{Kind: txn.PrefixUnchanged, Key: "e/", Revision: 9},
 		{Kind: txn.KeyCreatedAt, Key: "f", Revision: 3},
+		{Kind: txn.RangeEmpty, Key: "g", End: "h"},
 		{Kind: txn.KeyUnchanged, Key: "c", Revision: 8},
 	}
 	if diff := cmp.Diff(want, x.Guards()); diff != "" {
@@ -147,5 +149,29 @@ func TestMergeAppendsAllOrNothing(t *testing.T) {
 		if len(tc.into.Writes()) != tc.wantWrites || tc.wantNoChange && len(tc.into.Guards()) != guards {
 			t.Errorf("%s: %d writes, %d guards", tc.name, len(tc.into.Writes()), len(tc.into.Guards()))
 		}
+	}
+}
+
+func TestWhatOneGuardsAndTheOtherWritesIsNotMerged(t *testing.T) {
+	for name, guard := range map[string]func(*txn.Txn){
+		"a key":            func(x *txn.Txn) { x.Absent("k/5") },
+		"an empty prefix":  func(x *txn.Txn) { x.NoneUnder("k/") },
+		"a changed prefix": func(x *txn.Txn) { x.NoneChangedUnder("k/", 7) },
+		"a range":          func(x *txn.Txn) { x.NoneBetween("k/5", "k/6") },
+	} {
+		for key, merged := range map[string]bool{"k/5": false, "j/5": true} {
+			var guards, writes txn.Txn
+			guard(&guards)
+			writes.Delete(key)
+			if guards.Merge(&writes) != merged {
+				t.Errorf("a guard on %s and a write of %s: merged %v", name, key, !merged)
+			}
+		}
+	}
+	var before, writes txn.Txn
+	before.NoneBetween("k/5", "k/6")
+	writes.Delete("k/6") // the end is not part of it
+	if !writes.Merge(&before) {
+		t.Error("a write of a range's end is not merged")
 	}
 }

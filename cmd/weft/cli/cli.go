@@ -132,7 +132,7 @@ func (a *app) root() *cobra.Command {
 	complete(cmd, "timeout", cobra.NoFileCompletions)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(a.networkCmd(), a.subnetCmd(), a.portCmd(), a.routerCmd(), a.floatingIPCmd(), a.securityGroupCmd(),
-		a.addressGroupCmd(), a.segmentCmd(),
+		a.addressGroupCmd(), a.segmentCmd(), a.quotaCmd(),
 		a.nodeCmd(), a.poolCmd(), a.rebalanceCmd(), a.applyCmd(), a.watchCmd(), a.backupCmd(), a.checkCmd(), a.collectCmd(), a.pkiCmd(), a.accessCmd(), a.doctorCmd())
 	group(cmd)
 	return cmd

@@ -22,6 +22,7 @@ import (
 	"github.com/weft-sdn/weft/controller/api"
 	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fleet"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	"github.com/weft-sdn/weft/proto/store/storetest"
@@ -110,7 +111,7 @@ func startController(t *testing.T) controller {
 	}
 	guard := caller.NewGuard(caller.Options{Users: known, Insecure: true})
 	server := grpc.NewServer(grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream))
-	api.New(api.Options{Store: s, Fleet: nodes, Log: log, UnderlayMTU: 1500}).Register(server)
+	api.New(api.Options{Store: s, Fleet: nodes, Log: log, UnderlayMTU: 1500, Quotas: quota.Defaults()}).Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	t.Cleanup(func() {

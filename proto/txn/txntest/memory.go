@@ -71,6 +71,8 @@ func (m *Memory) holds(g txn.Guard) bool {
 		return m.newestUnder(g.Key) == 0
 	case txn.PrefixUnchanged:
 		return m.newestUnder(g.Key) <= g.Revision
+	case txn.RangeEmpty:
+		return m.Count(g.Key, g.End) == 0
 	case txn.KeyAbsent:
 		fallthrough
 	default:

@@ -48,7 +48,10 @@ type FloatingIp struct {
 	// Output only.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Output only.
-	Status        *ObjectStatus `protobuf:"bytes,12,opt,name=status,proto3" json:"status,omitempty"`
+	Status *ObjectStatus `protobuf:"bytes,12,opt,name=status,proto3" json:"status,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,13,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +168,13 @@ func (x *FloatingIp) GetStatus() *ObjectStatus {
 		return x.Status
 	}
 	return nil
+}
+
+func (x *FloatingIp) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 type CreateFloatingIpRequest struct {
@@ -524,7 +534,7 @@ var File_weft_v1_floatingip_proto protoreflect.FileDescriptor
 
 const file_weft_v1_floatingip_proto_rawDesc = "" +
 	"\n" +
-	"\x18weft/v1/floatingip.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xa5\x03\n" +
+	"\x18weft/v1/floatingip.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xc6\x03\n" +
 	"\n" +
 	"FloatingIp\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -543,7 +553,9 @@ const file_weft_v1_floatingip_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12-\n" +
-	"\x06status\x18\f \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\"n\n" +
+	"\x06status\x18\f \x01(\v2\x15.weft.v1.ObjectStatusR\x06status\x12\x1f\n" +
+	"\vquota_place\x18\r \x01(\rR\n" +
+	"quotaPlace\"n\n" +
 	"\x17CreateFloatingIpRequest\x124\n" +
 	"\vfloating_ip\x18\x01 \x01(\v2\x13.weft.v1.FloatingIpR\n" +
 	"floatingIp\x12\x1d\n" +

@@ -122,8 +122,11 @@ type Network struct {
 	Pool string `protobuf:"bytes,18,opt,name=pool,proto3" json:"pool,omitempty"`
 	// What ports of the network have when they don't say. Default true.
 	PortSecurityEnabled *bool `protobuf:"varint,19,opt,name=port_security_enabled,json=portSecurityEnabled,proto3,oneof" json:"port_security_enabled,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,20,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Network) Reset() {
@@ -287,6 +290,13 @@ func (x *Network) GetPortSecurityEnabled() bool {
 		return *x.PortSecurityEnabled
 	}
 	return false
+}
+
+func (x *Network) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 // Placement is where the scheduler put something, and why not elsewhere. Output only.
@@ -1327,7 +1337,7 @@ var File_weft_v1_network_proto protoreflect.FileDescriptor
 
 const file_weft_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xea\x05\n" +
+	"\x15weft/v1/network.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\x8b\x06\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1351,7 +1361,9 @@ const file_weft_v1_network_proto_rawDesc = "" +
 	"\x0edhcp_placement\x18\x10 \x01(\v2\x12.weft.v1.PlacementR\rdhcpPlacement\x12!\n" +
 	"\fdhcp_servers\x18\x11 \x01(\x05R\vdhcpServers\x12\x12\n" +
 	"\x04pool\x18\x12 \x01(\tR\x04pool\x127\n" +
-	"\x15port_security_enabled\x18\x13 \x01(\bH\x01R\x13portSecurityEnabled\x88\x01\x01B\x11\n" +
+	"\x15port_security_enabled\x18\x13 \x01(\bH\x01R\x13portSecurityEnabled\x88\x01\x01\x12\x1f\n" +
+	"\vquota_place\x18\x14 \x01(\rR\n" +
+	"quotaPlaceB\x11\n" +
 	"\x0f_admin_state_upB\x18\n" +
 	"\x16_port_security_enabled\"U\n" +
 	"\tPlacement\x12\x14\n" +

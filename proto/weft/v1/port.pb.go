@@ -357,7 +357,10 @@ type Port struct {
 	// Default: ovs. Immutable.
 	VifType VifType `protobuf:"varint,20,opt,name=vif_type,json=vifType,proto3,enum=weft.v1.VifType" json:"vif_type,omitempty"`
 	// Given by GetPort only, not by lists and watches.
-	Instance      *Instance `protobuf:"bytes,21,opt,name=instance,proto3" json:"instance,omitempty"`
+	Instance *Instance `protobuf:"bytes,21,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,22,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +540,13 @@ func (x *Port) GetInstance() *Instance {
 		return x.Instance
 	}
 	return nil
+}
+
+func (x *Port) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 type CreatePortRequest struct {
@@ -1088,7 +1098,7 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\bmetadata\x18\x05 \x03(\v2\x1f.weft.v1.Instance.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbc\a\n" +
 	"\x04Port\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1116,7 +1126,9 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\x15port_security_enabled\x18\x12 \x01(\bH\x01R\x13portSecurityEnabled\x88\x01\x01\x12H\n" +
 	"\x15allowed_address_pairs\x18\x13 \x03(\v2\x14.weft.v1.AddressPairR\x13allowedAddressPairs\x12+\n" +
 	"\bvif_type\x18\x14 \x01(\x0e2\x10.weft.v1.VifTypeR\avifType\x12-\n" +
-	"\binstance\x18\x15 \x01(\v2\x11.weft.v1.InstanceR\binstanceB\x11\n" +
+	"\binstance\x18\x15 \x01(\v2\x11.weft.v1.InstanceR\binstance\x12\x1f\n" +
+	"\vquota_place\x18\x16 \x01(\rR\n" +
+	"quotaPlaceB\x11\n" +
 	"\x0f_admin_state_upB\x18\n" +
 	"\x16_port_security_enabled\"U\n" +
 	"\x11CreatePortRequest\x12!\n" +

@@ -200,7 +200,10 @@ type Router struct {
 	// Output only. The node that forwards for it.
 	ActiveNode string `protobuf:"bytes,15,opt,name=active_node,json=activeNode,proto3" json:"active_node,omitempty"`
 	// Output only. One per node of the placement.
-	Instances     []*RouterInstance `protobuf:"bytes,16,rep,name=instances,proto3" json:"instances,omitempty"`
+	Instances []*RouterInstance `protobuf:"bytes,16,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,17,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +348,13 @@ func (x *Router) GetInstances() []*RouterInstance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *Router) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 // RouterInstance is what one node makes of a router.
@@ -1281,7 +1291,7 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1b\n" +
 	"\tsubnet_id\x18\x03 \x01(\tR\bsubnetId\x12\x1d\n" +
 	"\n" +
-	"ip_address\x18\x04 \x01(\tR\tipAddress\"\x96\x05\n" +
+	"ip_address\x18\x04 \x01(\tR\tipAddress\"\xb7\x05\n" +
 	"\x06Router\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1304,7 +1314,9 @@ const file_weft_v1_router_proto_rawDesc = "" +
 	"\x04pool\x18\x0e \x01(\tR\x04pool\x12\x1f\n" +
 	"\vactive_node\x18\x0f \x01(\tR\n" +
 	"activeNode\x125\n" +
-	"\tinstances\x18\x10 \x03(\v2\x17.weft.v1.RouterInstanceR\tinstancesB\x11\n" +
+	"\tinstances\x18\x10 \x03(\v2\x17.weft.v1.RouterInstanceR\tinstances\x12\x1f\n" +
+	"\vquota_place\x18\x11 \x01(\rR\n" +
+	"quotaPlaceB\x11\n" +
 	"\x0f_admin_state_up\"|\n" +
 	"\x0eRouterInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +

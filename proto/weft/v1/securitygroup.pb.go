@@ -145,7 +145,10 @@ type SecurityGroup struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,9,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +239,13 @@ func (x *SecurityGroup) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *SecurityGroup) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
+}
+
 // SecurityGroupRule allows something. Rules don't change: they are created and deleted.
 type SecurityGroupRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -272,7 +282,10 @@ type SecurityGroupRule struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,18,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -439,6 +452,13 @@ func (x *SecurityGroupRule) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *SecurityGroupRule) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
+}
+
 type isSecurityGroupRule_Remote interface {
 	isSecurityGroupRule_Remote()
 }
@@ -478,7 +498,10 @@ type AddressGroup struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,9,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +590,13 @@ func (x *AddressGroup) GetUpdateTime() *timestamppb.Timestamp {
 		return x.UpdateTime
 	}
 	return nil
+}
+
+func (x *AddressGroup) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 type CreateSecurityGroupRequest struct {
@@ -1571,7 +1601,7 @@ var File_weft_v1_securitygroup_proto protoreflect.FileDescriptor
 
 const file_weft_v1_securitygroup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bweft/v1/securitygroup.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n" +
+	"\x1bweft/v1/securitygroup.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x02\n" +
 	"\rSecurityGroup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1582,8 +1612,10 @@ const file_weft_v1_securitygroup_proto_rawDesc = "" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTimeB\v\n" +
-	"\t_stateful\"\xe4\x05\n" +
+	"updateTime\x12\x1f\n" +
+	"\vquota_place\x18\t \x01(\rR\n" +
+	"quotaPlaceB\v\n" +
+	"\t_stateful\"\x85\x06\n" +
 	"\x11SecurityGroupRule\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x11security_group_id\x18\x02 \x01(\tR\x0fsecurityGroupId\x12\x18\n" +
@@ -1606,14 +1638,16 @@ const file_weft_v1_securitygroup_proto_rawDesc = "" +
 	"\vcreate_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTimeB\b\n" +
+	"updateTime\x12\x1f\n" +
+	"\vquota_place\x18\x12 \x01(\rR\n" +
+	"quotaPlaceB\b\n" +
 	"\x06remoteB\v\n" +
 	"\t_port_minB\v\n" +
 	"\t_port_maxB\f\n" +
 	"\n" +
 	"_icmp_typeB\f\n" +
 	"\n" +
-	"_icmp_code\"\x9a\x02\n" +
+	"_icmp_code\"\xbb\x02\n" +
 	"\fAddressGroup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1624,7 +1658,9 @@ const file_weft_v1_securitygroup_proto_rawDesc = "" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"z\n" +
+	"updateTime\x12\x1f\n" +
+	"\vquota_place\x18\t \x01(\rR\n" +
+	"quotaPlace\"z\n" +
 	"\x1aCreateSecurityGroupRequest\x12=\n" +
 	"\x0esecurity_group\x18\x01 \x01(\v2\x16.weft.v1.SecurityGroupR\rsecurityGroup\x12\x1d\n" +
 	"\n" +

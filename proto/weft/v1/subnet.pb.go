@@ -105,7 +105,10 @@ type Subnet struct {
 	// Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
+	// not at all.
+	QuotaPlace    uint32 `protobuf:"varint,15,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +239,13 @@ func (x *Subnet) GetUpdateTime() *timestamppb.Timestamp {
 		return x.UpdateTime
 	}
 	return nil
+}
+
+func (x *Subnet) GetQuotaPlace() uint32 {
+	if x != nil {
+		return x.QuotaPlace
+	}
+	return 0
 }
 
 type CreateSubnetRequest struct {
@@ -768,7 +778,7 @@ const file_weft_v1_subnet_proto_rawDesc = "" +
 	"\x14weft/v1/subnet.proto\x12\aweft.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"8\n" +
 	"\x0eAllocationPool\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\tR\x05start\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\tR\x03end\"\xad\x04\n" +
+	"\x03end\x18\x02 \x01(\tR\x03end\"\xce\x04\n" +
 	"\x06Subnet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -791,7 +801,9 @@ const file_weft_v1_subnet_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTimeB\r\n" +
+	"updateTime\x12\x1f\n" +
+	"\vquota_place\x18\x0f \x01(\rR\n" +
+	"quotaPlaceB\r\n" +
 	"\v_gateway_ipB\x0e\n" +
 	"\f_enable_dhcp\"]\n" +
 	"\x13CreateSubnetRequest\x12'\n" +

@@ -24,6 +24,9 @@ func fields(m protoreflect.Message, wide bool) []field {
 	for i := range fds.Len() {
 		fd := fds.Get(i)
 		name := string(fd.Name())
+		if name == "quota_place" && !wide {
+			continue
+		}
 		if fd.Message() == nil || fd.IsList() || fd.IsMap() {
 			out = append(out, field{name, strings.Join(fieldValues(m, fd), "\n")})
 			continue

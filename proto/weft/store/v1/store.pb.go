@@ -1186,11 +1186,57 @@ func (x *Restore) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Quota is the value of quota/<project>: the limits that were set for it.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each kind once.
+	Limits        []*v1.QuotaLimit `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_weft_store_v1_store_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_store_v1_store_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_weft_store_v1_store_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Quota) GetLimits() []*v1.QuotaLimit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 var File_weft_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x19weft/store/v1/store.proto\x12\rweft.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\x1a\x12weft/v1/node.proto\"+\n" +
+	"\x19weft/store/v1/store.proto\x12\rweft.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\x1a\x12weft/v1/node.proto\x1a\x13weft/v1/quota.proto\"+\n" +
 	"\x05Claim\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\x1f\n" +
@@ -1272,7 +1318,9 @@ const file_weft_store_v1_store_proto_rawDesc = "" +
 	"\bresponse\x18\x03 \x01(\fR\bresponse\"Q\n" +
 	"\aRestore\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12.\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04timeB6Z4github.com/weft-sdn/weft/proto/weft/store/v1;storev1b\x06proto3"
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"4\n" +
+	"\x05Quota\x12+\n" +
+	"\x06limits\x18\x01 \x03(\v2\x13.weft.v1.QuotaLimitR\x06limitsB6Z4github.com/weft-sdn/weft/proto/weft/store/v1;storev1b\x06proto3"
 
 var (
 	file_weft_store_v1_store_proto_rawDescOnce sync.Once
@@ -1286,7 +1334,7 @@ func file_weft_store_v1_store_proto_rawDescGZIP() []byte {
 	return file_weft_store_v1_store_proto_rawDescData
 }
 
-var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_weft_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_weft_store_v1_store_proto_goTypes = []any{
 	(*Claim)(nil),                 // 0: weft.store.v1.Claim
 	(*Locator)(nil),               // 1: weft.store.v1.Locator
@@ -1307,30 +1355,33 @@ var file_weft_store_v1_store_proto_goTypes = []any{
 	(*NodeSettings)(nil),          // 16: weft.store.v1.NodeSettings
 	(*Request)(nil),               // 17: weft.store.v1.Request
 	(*Restore)(nil),               // 18: weft.store.v1.Restore
-	nil,                           // 19: weft.store.v1.Agent.BridgeMappingsEntry
-	nil,                           // 20: weft.store.v1.NodeSettings.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*v1.Difference)(nil),         // 22: weft.v1.Difference
-	(v1.Role)(0),                  // 23: weft.v1.Role
-	(*v1.Uplink)(nil),             // 24: weft.v1.Uplink
-	(v1.State)(0),                 // 25: weft.v1.State
+	(*Quota)(nil),                 // 19: weft.store.v1.Quota
+	nil,                           // 20: weft.store.v1.Agent.BridgeMappingsEntry
+	nil,                           // 21: weft.store.v1.NodeSettings.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*v1.Difference)(nil),         // 23: weft.v1.Difference
+	(v1.Role)(0),                  // 24: weft.v1.Role
+	(*v1.Uplink)(nil),             // 25: weft.v1.Uplink
+	(v1.State)(0),                 // 26: weft.v1.State
+	(*v1.QuotaLimit)(nil),         // 27: weft.v1.QuotaLimit
 }
 var file_weft_store_v1_store_proto_depIdxs = []int32{
-	21, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
-	22, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
-	23, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
-	19, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
-	21, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
-	24, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
-	25, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
-	21, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
-	20, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
-	21, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	22, // 0: weft.store.v1.ActiveRouter.time:type_name -> google.protobuf.Timestamp
+	23, // 1: weft.store.v1.Answer.differences:type_name -> weft.v1.Difference
+	24, // 2: weft.store.v1.Agent.roles:type_name -> weft.v1.Role
+	20, // 3: weft.store.v1.Agent.bridge_mappings:type_name -> weft.store.v1.Agent.BridgeMappingsEntry
+	22, // 4: weft.store.v1.Agent.start_time:type_name -> google.protobuf.Timestamp
+	25, // 5: weft.store.v1.Agent.uplinks:type_name -> weft.v1.Uplink
+	26, // 6: weft.store.v1.Report.state:type_name -> weft.v1.State
+	22, // 7: weft.store.v1.Report.time:type_name -> google.protobuf.Timestamp
+	21, // 8: weft.store.v1.NodeSettings.labels:type_name -> weft.store.v1.NodeSettings.LabelsEntry
+	22, // 9: weft.store.v1.Restore.time:type_name -> google.protobuf.Timestamp
+	27, // 10: weft.store.v1.Quota.limits:type_name -> weft.v1.QuotaLimit
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_weft_store_v1_store_proto_init() }
@@ -1344,7 +1395,7 @@ func file_weft_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_store_v1_store_proto_rawDesc), len(file_weft_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
