@@ -57,6 +57,10 @@ func (w *world) strays() []string {
 		keys.AddressClaim(gone, netip.MustParseAddr("10.0.0.7")):                &storev1.Claim{Kind: keys.KindPort, Id: gone},
 		keys.MACClaim(w.net1.GetId(), "fa:16:3e:ff:ff:ff"):                      &storev1.Claim{Kind: keys.KindPort, Id: gone},
 		keys.FloatingClaim(gone, netip.MustParseAddr("10.0.0.7"), w.r1.GetId()): &storev1.Claim{Kind: keys.KindFloatingIP, Id: gone},
+		keys.PlaceClaim("default", keys.KindPort, 99_000):                       &storev1.Claim{Kind: keys.KindPort, Id: gone},
+		keys.PlaceClaim("default", keys.KindRouter, 200_000):                    &storev1.Claim{Kind: keys.KindRouter, Id: w.r1.GetId()},
+		keys.UnnumberedPlace("red", keys.KindSecurityGroup, gone):               &storev1.Claim{Kind: keys.KindSecurityGroup, Id: gone},
+		keys.UnnumberedPlace("red", keys.KindAddressGroup, gone):                &storev1.Claim{Kind: keys.KindAddressGroup, Id: gone},
 		keys.Locator(keys.KindPort, gone):                                       &storev1.Locator{Scope: w.net1.GetId()},
 		keys.HostObject("net1", keys.KindRouter, gone):                          &storev1.RouterBinding{Nodes: []string{"net1"}},
 		keys.HostObject("cmp1", keys.KindRouter, w.r1.GetId()):                  &storev1.RouterBinding{Nodes: []string{"cmp1"}},
@@ -238,5 +242,58 @@ func TestTheCollectorLooksTwiceAndOnlyALeaderDeletes(t *testing.T) {
 	n := run(func(x *txn.Txn) { x.Exists(keys.Leader("1")) }, func() bool { return len(w.look()) == 0 })
 	if n != len(want) {
 		t.Error(fmt.Sprint(n, " deleted of ", len(want)))
+	}
+}
+
+// TestWhatDoesNotCountIsCountedAgain takes the claims away by which the world counts, and gives one to another.
+func TestWhatDoesNotCountIsCountedAgain(t *testing.T) {
+	w := calmWorld(t)
+	w.put(keys.Leader("1"), &storev1.Leader{})
+	before := w.contents()
+	place := ""
+	for key := range before {
+		if k, err := keys.Parse(key); err == nil && k.Family == keys.FamilyClaim && k.Scope() == keys.ClaimPlace {
+			w.del(key)
+			if strings.HasPrefix(key, keys.PlaceClaims("default", keys.KindRouter)) {
+				place = key
+			}
+		}
+	}
+	w.put(place, &storev1.Claim{Kind: keys.KindRouter, Id: "00000000-0000-4000-8000-00000000dead"})
+	s := store.New(w.etcdClient)
+	missing, err := collect.Uncounted(w.ctx, s)
+	w.check(err)
+	touched := &weftv1.Network{}
+	w.read(keys.Network(w.net1.GetId()), touched)
+	w.put(keys.Network(w.net1.GetId()), touched) // between the look and the count
+	counted, err := collect.Count(w.ctx, s, missing, func(x *txn.Txn) { x.Exists(keys.Leader("1")) })
+	w.check(err)
+	if len(missing) == 0 || len(counted) != len(missing)-1 {
+		t.Errorf("%d did not count, %d do again", len(missing), len(counted))
+	}
+	if again, err := collect.Count(w.ctx, s, missing, func(x *txn.Txn) { x.CreatedAt(keys.Leader("1"), 1) }); err != nil || len(again) > 0 {
+		t.Errorf("one that does not lead has counted %v, %v", again, err)
+	}
+	stop := make(chan struct{})
+	ctx, cancel := context.WithCancel(w.ctx)
+	c := collect.New(collect.Options{
+		Store: s, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Age: 20 * time.Millisecond, Period: 20 * time.Millisecond,
+	})
+	go func() { defer close(stop); c.Run(ctx, func(x *txn.Txn) { x.Exists(keys.Leader("1")) }) }()
+	w.eventually("everything counts again", func() bool {
+		now := w.contents()
+		for key := range before {
+			if now[key] == 0 {
+				return false
+			}
+		}
+		return len(now) == len(before)
+	})
+	cancel()
+	<-stop
+	w.audit()
+	claim := &storev1.Claim{}
+	if w.read(place, claim); claim.GetId() != w.r1.GetId() {
+		t.Errorf("the place of the router is held by %v", claim)
 	}
 }

@@ -5,6 +5,8 @@
 //
 // It looks twice. What the first look finds is only told; what a second one, later, finds unchanged is deleted, each in a
 // transaction that holds only if it is still an orphan.
+//
+// The reverse it mends in one case: an object that does not count against its project's quota, and should, is counted again.
 package collect
 
 import (
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/weft-sdn/weft/controller/audit"
+	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/schema"
 	"github.com/weft-sdn/weft/proto/store"
@@ -25,18 +28,56 @@ import (
 // Look finds the orphans of now and changes nothing. A store that is being restored, whose claims may be there before their
 // objects, or that has a layout that this release does not know, is refused: schema.ErrNone, ErrNewer, ErrOlder.
 func Look(ctx context.Context, s *store.Store) ([]audit.Orphan, error) {
-	snap, err := s.Read(ctx, store.Prefix(keys.Root), store.Key(keys.Schema))
+	all, err := everything(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	return audit.Orphans(all), nil
+}
+
+// everything is all entries of a store that is whole.
+func everything(ctx context.Context, s *store.Store) ([]store.Entry, error) {
+	snap, err := s.Read(ctx, store.Prefix(keys.Root), store.Key(keys.Schema))
+	if err != nil {
+		return nil, err
 	}
 	var layout []byte
 	for _, e := range snap.Results[1].Entries {
 		layout = e.Value
 	}
-	if err := schema.Check(layout); err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
+	return snap.Results[0].Entries, schema.Check(layout)
+}
+
+// Uncounted finds the objects of now that do not count against their project's quota, and should; it refuses what Look refuses. One
+// look is enough: what an object counts by is written with it.
+func Uncounted(ctx context.Context, s *store.Store) ([]quota.Uncounted, error) {
+	all, err := everything(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("look for objects that do not count: %w", err)
 	}
-	return audit.Orphans(snap.Results[0].Entries), nil
+	missing, _ := quota.Missing(all)
+	return missing, nil
+}
+
+// Count has objects count that do not, each by itself, and returns those that now do. guard is as in Delete.
+func Count(ctx context.Context, s *store.Store, uncounted []quota.Uncounted, guard func(*txn.Txn)) ([]quota.Uncounted, error) {
+	var counted []quota.Uncounted
+	for _, o := range uncounted {
+		t := &txn.Txn{}
+		if guard != nil {
+			guard(t)
+		}
+		o.Count(t)
+		t.Exists(keys.Schema)
+		_, err := s.Commit(ctx, t, 0)
+		switch {
+		case err == nil:
+			counted = append(counted, o)
+		case !errors.Is(err, store.ErrConflict):
+			return counted, fmt.Errorf("count %s %s: %w", o.Kind.Name, o.ID, err)
+		}
+	}
+	return counted, nil
 }
 
 // Confirmed are those of the later look that the earlier one found too, unchanged.
@@ -113,10 +154,25 @@ const lookTimeout = time.Minute
 // Run collects until the context ends; guard is the leader's, appended to every transaction.
 func (c *Collector) Run(ctx context.Context, guard func(*txn.Txn)) {
 	for wait(ctx, c.opts.Period/2+rand.N(c.opts.Period/2)) {
-		if err := c.once(ctx, guard); err != nil && ctx.Err() == nil {
+		if err := errors.Join(c.once(ctx, guard), c.recount(ctx, guard)); err != nil && ctx.Err() == nil {
 			c.opts.Log.Warn("looking for orphans failed, trying again later", "error", err)
 		}
 	}
+}
+
+// recount has what does not count against quotas, and should, count again.
+func (c *Collector) recount(ctx context.Context, guard func(*txn.Txn)) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	missing, err := Uncounted(ctx, c.opts.Store)
+	if err != nil {
+		return err
+	}
+	counted, err := Count(ctx, c.opts.Store, missing, guard)
+	for _, o := range counted[:min(len(counted), maxTold)] {
+		c.opts.Log.Warn("an object counts against its project's quota again", "kind", o.Kind.Name, "id", o.ID, "project", o.Project)
+	}
+	return err
 }
 
 // maxTold bounds how many orphans are named in the log.

@@ -10,6 +10,7 @@ import (
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
 	"github.com/weft-sdn/weft/proto/store"
+	"github.com/weft-sdn/weft/proto/txn"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -77,6 +78,12 @@ type Uncounted struct {
 	Object
 	// Stored is where the object is.
 	Stored store.Entry
+}
+
+// Count appends the claim. The transaction guards that the object is as it was, and that nobody has the place.
+func (u Uncounted) Count(t *txn.Txn) {
+	t.Unchanged(u.Stored.Key, u.Stored.Revision)
+	t.Claim(u.Key(), u.Kind.Key, u.ID)
 }
 
 // Missing finds the objects without a claim among all entries of the store at one revision, and says in a sentence each for

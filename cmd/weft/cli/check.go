@@ -20,7 +20,8 @@ The command speaks to etcd itself, not to controllers. It exits with 1 when it f
 
 const collectLong = `Delete from etcd what belongs to nothing: allocations, bindings and the like of objects and nodes that do not exist. It
 looks twice, --age apart, and deletes what both looks find unchanged, each key only if it still is an orphan then. What it
-does not understand it leaves alone, and objects always. The leading controller does the same from time to time.`
+does not understand it leaves alone, and objects always. Objects that do not count against their project's quota, and should,
+count again. The leading controller does the same from time to time.`
 
 func (a *app) checkCmd() *cobra.Command {
 	var at etcdFlags
@@ -67,6 +68,9 @@ func (a *app) collectCmd() *cobra.Command {
 		Example: "  weft collect --dry-run --etcd https://10.0.0.1:2379",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return at.with(cmd.Context(), a, func(ctx context.Context, s *store.Store) error {
+				if err := a.recount(ctx, s, dry); err != nil {
+					return err
+				}
 				found, err := collect.Look(ctx, s)
 				if err != nil || dry || len(found) == 0 {
 					a.printOrphans(found)
@@ -81,6 +85,18 @@ func (a *app) collectCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be deleted")
 	cmd.Flags().DurationVar(&age, "age", 10*time.Second, "`time` between the two looks")
 	return cmd
+}
+
+// recount has what does not count against quotas, and should, count again; a dry one only says what does not.
+func (a *app) recount(ctx context.Context, s *store.Store, dry bool) error {
+	missing, err := collect.Uncounted(ctx, s)
+	if err == nil && !dry {
+		missing, err = collect.Count(ctx, s, missing, nil)
+	}
+	for _, o := range missing {
+		fmt.Fprintf(a.env.Stdout, "%s %s did not count against the quota of project %s\n", o.Kind.Name, o.ID, o.Project)
+	}
+	return err
 }
 
 // collect takes the second look and deletes.

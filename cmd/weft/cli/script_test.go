@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,7 +67,7 @@ func TestScripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "stray": c.strayCmd, "active": c.activeCmd, "answer": c.answerCmd, "gone": c.goneCmd,
+					"node": c.nodeCmd, "report": c.reportCmd, "jsonvar": jsonVar, "stray": c.strayCmd, "unclaim": c.unclaimCmd, "active": c.activeCmd, "answer": c.answerCmd, "gone": c.goneCmd,
 				},
 			})
 		})
@@ -138,6 +139,16 @@ func (c controller) strayCmd(ts *testscript.TestScript, _ bool, args []string) {
 	c.commit(ts, func(t *txn.Txn) {
 		t.Claim(keys.MACClaim(args[0], "fa:16:3e:ff:ff:ff"), keys.KindPort, "00000000-0000-4000-8000-00000000dead")
 	})
+}
+
+// unclaimCmd is `unclaim PROJECT KIND PLACE`: it deletes the claim on a place of a quota.
+func (c controller) unclaimCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: unclaim PROJECT KIND PLACE")
+	}
+	place, err := strconv.ParseUint(args[2], 10, 32)
+	ts.Check(err)
+	c.commit(ts, func(t *txn.Txn) { t.Delete(keys.PlaceClaim(args[0], args[1], uint32(place))) })
 }
 
 // nodeCmd is `node NAME ROLE[,ROLE] [PHYSNET:BRIDGE…]`: it writes what an agent that starts writes.
