@@ -20,7 +20,7 @@ func hybridBob(t *testing.T) *wired {
 	w := newWired(t)
 	w.group(group1, true, rule(1, false, ""), rule(2, true, ""))
 	w.group(group2, false, rule(11, true, "udp", ports(53, 53), remoteGroup(friends)))
-	w.member(friends, 50, holds[friends]...)
+	w.member(friends, 50, holds(friends)...)
 	w.join(alice, group1)
 	w.storePort(bob, func(p *weftv1.Port) {
 		p.VifType, p.PortSecurityEnabled = weftv1.VifType_VIF_TYPE_HYBRID, proto.Bool(true)
@@ -88,7 +88,7 @@ func TestWhatABridgeIsFilteredByFollowsTheGroups(t *testing.T) {
 	if diff := cmp.Diff(own, sources); diff != "" {
 		t.Error(diff)
 	}
-	if rules := got.Rules[group2]; len(rules) != 1 || rules[0].Ports != (model.PortRange{Min: 53, Max: 53}) || len(got.Members[friends]) != len(holds[friends]) {
+	if rules := got.Rules[group2]; len(rules) != 1 || rules[0].Ports != (model.PortRange{Min: 53, Max: 53}) || len(got.Members[friends]) != len(holds(friends)) {
 		t.Errorf("rules %+v, members %v", rules, got.Members)
 	}
 	if w.settle().Bridged != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/weft-sdn/weft/agent/filtertest"
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -17,12 +18,15 @@ import (
 )
 
 // The groups of these tests: two that ports are in, one that rules refer to, and an address group.
-var group1, group2, friends, listed = id("f", 1), id("f", 2), id("f", 3), id("f", 4)
+var group1, group2, friends, listed = id("f", 1), id("f", 2), filtertest.Friends, filtertest.Listed
 
-// What the group and the address group hold that rules refer to. Some of it overlaps.
-var holds = map[string][]string{
-	friends: {"10.1.0.11", "192.0.2.0/24", "fe80::f816:3eff:fe00:1"},
-	listed:  {"10.1.0.0/28", "192.0.2.7", "198.51.100.0/25", "fe80::/10"},
+// holds are the addresses of the group or the address group that rules refer to.
+func holds(id string) []string {
+	var out []string
+	for _, p := range filtertest.Members()[id] {
+		out = append(out, p.String())
+	}
+	return out
 }
 
 // rule makes a rule; with changes it.
@@ -61,105 +65,79 @@ func remoteAddresses(id string) func(*weftv1.SecurityGroupRule) {
 
 func ipv6(r *weftv1.SecurityGroupRule) { r.EtherType = weftv1.EtherType_ETHER_TYPE_IPV6 }
 
-// allowed is the meaning of rules: whether one of them lets a packet begin something, seen from the port.
-func allowed(t testing.TB, rules []*weftv1.SecurityGroupRule, ingress bool, p packet) bool {
-	t.Helper()
-	from, to := p.addresses()
-	far := to
-	if ingress {
-		far = from
-	}
-	return slices.ContainsFunc(rules, func(stored *weftv1.SecurityGroupRule) bool {
-		r, err := model.RuleFrom(stored)
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch {
-		case r.Ingress != ingress, r.IPv6 != p.ipv6:
-			return false
-		case r.Protocol != model.AnyProtocol && uint8(r.Protocol) != p.protocol:
-			return false
-		case r.Ports != model.AllPorts() && (p.dport < r.Ports.Min || p.dport > r.Ports.Max):
-			return false
-		case r.Type >= 0 && r.Type != int16(p.kind), r.Code >= 0 && r.Code != int16(p.code):
-			return false
-		}
-		if id := r.RemoteGroup + r.RemoteAddressGroup; id != "" {
-			return slices.ContainsFunc(holds[id], func(s string) bool { return in(s, far) })
-		}
-		return !r.Prefix.IsValid() || r.Prefix.Contains(far)
-	})
-}
-
-func in(s string, ip netip.Addr) bool {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.MustParseAddr(s) == ip
-	}
-	return p.Contains(ip)
-}
-
 // guest is a port of a random scene.
 type guest struct {
 	stateful bool
 	rules    []*weftv1.SecurityGroupRule
 }
 
-func drawRule(t *rapid.T) *weftv1.SecurityGroupRule {
-	six := rapid.Bool().Draw(t, "ipv6")
-	icmp, families := "icmp", []string{"10.1.0.0/24", "10.1.0.12", "192.0.2.0/25", "0.0.0.0/0"}
-	if six {
-		icmp, families = "ipv6-icmp", []string{"fe80::/64", "::/0", "fe80::f816:3eff:fe00:2"}
+// allows is what the model says of a packet seen from the guest's port.
+func (g guest) allows(t rapid.TB, ingress bool, p packet) bool {
+	t.Helper()
+	from, to := p.addresses()
+	asked := filtertest.Packet{Ingress: ingress, Protocol: model.Protocol(p.protocol), To: p.dport, Type: p.kind, Code: p.code, Remote: to}
+	if ingress {
+		asked.Remote = from
 	}
-	r := rule(1, rapid.Bool().Draw(t, "ingress"), rapid.SampledFrom([]string{"", "tcp", "udp", "udp", icmp, "47", "sctp"}).Draw(t, "protocol"))
-	if six {
-		ipv6(r)
+	return filtertest.Allows(filtertest.Models(t, g.rules), g.stateful, asked)
+}
+
+// knowing is a wired node that knows of the groups that rules refer to.
+func knowing(t *testing.T) *wired {
+	t.Helper()
+	w := newWired(t)
+	w.see(w.store.put(keys.AddressGroup(listed), &weftv1.AddressGroup{Id: listed, Project: "default", Addresses: holds(listed)}))
+	w.member(friends, 50, holds(friends)...)
+	return w
+}
+
+// judged sends a packet through the flows, and wants it to fare as the model says; with traced, Open vSwitch is asked besides.
+func (w *wired) judged(t rapid.TB, p packet, want, traced bool, rules ...[]*weftv1.SecurityGroupRule) {
+	t.Helper()
+	if p.protocol != flow.ProtoTCP && p.protocol != flow.ProtoUDP {
+		w.forget() // what has no ports is one connection both ways
 	}
-	switch r.GetProtocol() {
-	case "tcp", "udp":
-		if rapid.Bool().Draw(t, "ports") {
-			a, b := drawPort(t), drawPort(t)
-			ports(uint32(min(a, b)), uint32(max(a, b)))(r)
-		}
-	case icmp:
-		if rapid.Bool().Draw(t, "type") {
-			r.IcmpType = proto.Uint32(uint32(drawEcho(t, six)))
-			if rapid.Bool().Draw(t, "code") {
-				r.IcmpCode = proto.Uint32(rapid.Uint32Range(0, 1).Draw(t, "code"))
+	if got := w.passes(p); got != want {
+		t.Errorf("%s: passed %v, the model says %v; rules:\n%s", p, got, want, texts(rules))
+	}
+	if !traced {
+		return
+	}
+	if out, text := w.trace(p); slices.Contains(out, p.to) != want {
+		t.Errorf("%s: the model says %v, Open vSwitch that it would go to %v:\n%s", p, want, out, text)
+	}
+}
+
+// TestFlowsMeetTheModelsVerdict has alice in a group. Who is remote is beyond the tunnels, or stands where plain is.
+func TestFlowsMeetTheModelsVerdict(t *testing.T) {
+	w := knowing(t)
+	w.join(alice, group1)
+	filtertest.Check(t, func(rt rapid.TB, s filtertest.Scene) {
+		rt.Helper()
+		w.group(group1, s.Stateful, s.Rules...)
+		w.write()
+		w.forget()
+		for i, asked := range s.Packets {
+			p := packet{
+				from: alice, to: plain, ipv6: asked.Remote.Is6(), protocol: uint8(asked.Protocol), sport: uint16(2000 + i), dport: asked.To, //nolint:gosec // few, 0 to 255
+				kind: asked.Type, code: asked.Code, receiver: asked.Remote,
 			}
+			if asked.Ingress {
+				p.from, p.to, p.sender, p.receiver = uplink, alice, asked.Remote, netip.Addr{}
+			}
+			w.judged(rt, p, filtertest.Allows(filtertest.Models(rt, s.Rules), s.Stateful, asked), i%4 == 0, s.Rules)
 		}
-	}
-	switch rapid.IntRange(0, 4).Draw(t, "remote") {
-	case 0:
-		cidr(rapid.SampledFrom(families).Draw(t, "cidr"))(r)
-	case 1, 2:
-		remoteGroup(friends)(r)
-	case 3:
-		remoteAddresses(listed)(r)
-	}
-	return r
-}
-
-func drawPort(t *rapid.T) uint16 {
-	return rapid.SampledFrom([]uint16{0, 1, 22, 79, 80, 81, 1023, 1024, 5000, 65535}).Draw(t, "port")
-}
-
-// drawEcho draws a type of a packet that can begin something in the eyes of conntrack.
-func drawEcho(t *rapid.T, six bool) uint8 {
-	if six {
-		return 128
-	}
-	return rapid.SampledFrom([]uint8{8, 13}).Draw(t, "type")
+	})
 }
 
 func drawPacket(t *rapid.T) packet {
 	p := packet{
 		from: rapid.SampledFrom([]int{alice, bob, plain, uplink}).Draw(t, "from"), ipv6: rapid.Bool().Draw(t, "ipv6"),
 		protocol: rapid.SampledFrom([]uint8{flow.ProtoTCP, flow.ProtoUDP, flow.ProtoUDP, flow.ProtoICMP, 47, 112}).Draw(t, "protocol"),
-		sport:    rapid.Uint16Range(1025, 65000).Draw(t, "from port"), dport: max(1, drawPort(t)), // conntrack takes port 0 for an error, and codes of echoes
+		sport:    rapid.Uint16Range(1025, 65000).Draw(t, "from port"), dport: max(1, filtertest.Port().Draw(t, "port")), // conntrack takes port 0 for an error, and codes of echoes
 	}
 	p.to = rapid.SampledFrom(slices.DeleteFunc([]int{alice, bob, plain}, func(n int) bool { return n == p.from })).Draw(t, "to")
-	p.kind = drawEcho(t, p.ipv6)
+	p.kind = filtertest.Request(p.ipv6).Draw(t, "type")
 	if p.ipv6 && p.protocol == flow.ProtoICMP {
 		p.protocol = flow.ProtoICMPv6
 	}
@@ -172,20 +150,14 @@ func drawPacket(t *rapid.T) packet {
 	return p
 }
 
-// TestRandomRulesJudgeRandomPacketsAsTheModelDoes sends real packets through real flows, and asks Open vSwitch about some of
-// them besides.
-func TestRandomRulesJudgeRandomPacketsAsTheModelDoes(t *testing.T) {
-	w := newWired(t)
-	w.see(w.store.put(keys.AddressGroup(listed), &weftv1.AddressGroup{Id: listed, Project: "default", Addresses: holds[listed]}))
-	w.member(friends, 50, holds[friends]...)
+// TestPacketsBetweenGuardedPortsMeetTheVerdictsOfBoth has two ports of the node in groups, whose packets meet the rules of both.
+func TestPacketsBetweenGuardedPortsMeetTheVerdictsOfBoth(t *testing.T) {
+	w := knowing(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		guests := map[int]guest{}
 		for _, n := range []int{alice, bob} {
 			g := map[int]string{alice: group1, bob: group2}[n]
-			guests[n] = guest{rapid.Bool().Draw(rt, "stateful"), rapid.SliceOfN(rapid.Custom(drawRule), 0, 6).Draw(rt, "rules")}
-			for i, r := range guests[n].rules {
-				r.Id = id("e", 10*n+i)
-			}
+			guests[n] = guest{rapid.Bool().Draw(rt, "stateful"), filtertest.Rules(g).Draw(rt, "rules")}
 			w.group(g, guests[n].stateful, guests[n].rules...)
 			w.join(n, g)
 		}
@@ -193,29 +165,17 @@ func TestRandomRulesJudgeRandomPacketsAsTheModelDoes(t *testing.T) {
 		w.forget()
 		for i, p := range rapid.SliceOfN(rapid.Custom(drawPacket), 1, 12).Draw(rt, "packets") {
 			p.sport += uint16(i) // each begins something of its own
-			from, to := guests[p.from], guests[p.to]
-			_, guardedFrom := guests[p.from]
-			_, guardedTo := guests[p.to]
-			want := (!guardedFrom || allowed(t, from.rules, false, p)) && (!guardedTo || allowed(t, to.rules, true, p))
-			if p.protocol != flow.ProtoTCP && p.protocol != flow.ProtoUDP {
-				w.forget() // what has no ports is one connection both ways
-			}
-			if got := w.passes(p); got != want {
-				rt.Errorf("%s: passed %v, the model says %v; rules of the sender:\n%s\nof the receiver:\n%s", p, got, want, texts(from.rules), texts(to.rules))
-			}
-			if i%4 != 0 {
-				continue
-			}
-			if out, text := w.trace(p); slices.Contains(out, p.to) != want {
-				rt.Errorf("%s: the model says %v, Open vSwitch that it would go to %v:\n%s", p, want, out, text)
-			}
+			from, guardedFrom := guests[p.from]
+			to, guardedTo := guests[p.to]
+			want := (!guardedFrom || from.allows(rt, false, p)) && (!guardedTo || to.allows(rt, true, p))
+			w.judged(rt, p, want, i%4 == 0, from.rules, to.rules)
 		}
 	})
 }
 
-func texts(rules []*weftv1.SecurityGroupRule) string {
+func texts(groups [][]*weftv1.SecurityGroupRule) string {
 	var out string
-	for _, r := range rules {
+	for _, r := range slices.Concat(groups...) {
 		out += fmt.Sprintln(r)
 	}
 	return out

@@ -21,11 +21,13 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/agent/filtertest"
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/openflow"
 	"github.com/weft-sdn/weft/agent/ovs/ovstest"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/proto/keys"
+	"github.com/weft-sdn/weft/proto/model"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -380,34 +382,16 @@ func (w *wired) bytes(p packet, number uint32) []byte {
 		l := &layers.IPv4{Version: 4, TTL: 64, Id: uint16(number), Protocol: layers.IPProtocol(p.protocol), SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
 		ip, checked = l, l
 	}
-	return w.frame(p.from, eth, append([]gopacket.SerializableLayer{ip}, append(p.transport(w, checked, number), gopacket.Payload(payload))...)...)
+	return w.frame(p.from, eth, append([]gopacket.SerializableLayer{ip}, append(p.transport(w, checked), gopacket.Payload(payload))...)...)
 }
 
-func (p packet) transport(w *wired, ip gopacket.NetworkLayer, number uint32) []gopacket.SerializableLayer {
+func (p packet) transport(w *wired, ip gopacket.NetworkLayer) []gopacket.SerializableLayer {
 	w.Helper()
-	check := func(err error) {
-		if err != nil {
-			w.Fatal(err)
-		}
+	out, err := filtertest.Packet{Protocol: model.Protocol(p.protocol), To: p.dport, Type: p.kind, Code: p.code}.Header(ip, p.sport)
+	if err != nil {
+		w.Fatal(err)
 	}
-	switch p.protocol {
-	case flow.ProtoTCP:
-		l := &layers.TCP{SrcPort: layers.TCPPort(p.sport), DstPort: layers.TCPPort(p.dport), SYN: true, Window: 1000}
-		check(l.SetNetworkLayerForChecksum(ip))
-		return []gopacket.SerializableLayer{l}
-	case flow.ProtoUDP:
-		l := &layers.UDP{SrcPort: layers.UDPPort(p.sport), DstPort: layers.UDPPort(p.dport)}
-		check(l.SetNetworkLayerForChecksum(ip))
-		return []gopacket.SerializableLayer{l}
-	case flow.ProtoICMP:
-		return []gopacket.SerializableLayer{&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(p.kind, p.code), Id: p.sport, Seq: uint16(number)}}
-	case flow.ProtoICMPv6:
-		l := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(p.kind, p.code)}
-		check(l.SetNetworkLayerForChecksum(ip))
-		return []gopacket.SerializableLayer{l, gopacket.Payload(binary.BigEndian.AppendUint32(nil, uint32(p.sport)<<16))}
-	default:
-		return nil
-	}
+	return out
 }
 
 // pass sends packets of one port and tells which have come to where they were to.

@@ -54,7 +54,8 @@ func TestEveryRuleIsPlannedAsTheHostPrintsIt(t *testing.T) {
 			}
 		}
 	}
-	for _, p := range prefixes {
+	for _, s := range []string{"10.0.0.0/24", "10.0.0.20/32", "0.0.0.0/0", "2001:db8::/64", "2001:db8::21/128", "::/0"} {
+		p := netip.MustParsePrefix(s)
 		rules = append(rules, rule(func(r *model.Rule) { r.IPv6, r.Prefix = p.Addr().Is6(), p }))
 	}
 	for _, stateful := range []bool{true, false} {
