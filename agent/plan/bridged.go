@@ -105,7 +105,7 @@ func bridgedPort(v *view.View, facts *Facts, k view.PortKey, groups []string) hy
 // its groups' rules have been applied there, or will be.
 func (f Flows) behindBridge(vlan uint16, mac flow.MAC, port uint32, o model.Port) {
 	f.add(BrInt, intClassify, prioPort, flow.NewMatch(flow.InPort(port), flow.Untagged()), flow.PushVLAN(), flow.SetVLAN(vlan),
-		flow.SetReg(regPlace, judgedBefore), flow.GotoTable(intSource))
+		flow.SetReg(regPlace, judgedBefore), flow.SetReg(regZone, uint32(vlan)), flow.GotoTable(intSource))
 	f.add(BrInt, intForward, prioUnicast, onVLAN(vlan, flow.EthDst(mac)), flow.PopVLAN(), flow.Output(port))
 	for _, s := range sources(mac, o) {
 		f.source(port, s)

@@ -60,6 +60,7 @@ func TestAPortWithABridgeOfItsOwnPassesWhatItsBridgeLetsThrough(t *testing.T) {
 	lie := out
 	lie.sender = netip.MustParseAddr("10.1.0.77")
 	w.expect(false, "under an address that is not its own", lie)
+	w.expect(false, "what is DHCP by its ports alone", udpTo(bob, plain, 68, 67))
 	w.group(group1, true)
 	w.settle()
 	w.expect(false, "what the receiver's rules do not allow", out)

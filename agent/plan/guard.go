@@ -54,6 +54,8 @@ const (
 
 func udp(ipv6 bool, from, to uint16) flow.Match { return udpTo(ipv6, to).With(flow.UDPSrc(from)) }
 
+func toAll() flow.Term { return flow.EthDst(flow.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}) }
+
 func udpTo(ipv6 bool, to uint16) flow.Match {
 	return flow.NewMatch(family(ipv6), flow.IPProto(flow.ProtoUDP), flow.UDPDst(to))
 }
@@ -76,7 +78,7 @@ func filterFlows() Flows {
 }
 
 // speech is what ports may say whatever their rules are, and what none may. Clients of DHCP take an answer from whatever port it
-// comes. IPv6 headers that do not end in their packet, or its first fragment (RFC 7112), may have anything behind them.
+// comes, and its servers are the network's own: a packet to port 67 of anybody else is one like others. IPv6 headers that do not end in their packet, or its first fragment (RFC 7112), may have anything behind them.
 // Neighbour discovery comes in no fragments (RFC 6980), and its target is the unspecified address when its options can't be read.
 func (f Flows) speech() {
 	f.add(BrInt, intSpeech, prioDefault, flow.NewMatch(), flow.GotoTable(intTrack))
@@ -91,10 +93,13 @@ func (f Flows) speech() {
 		f.add(BrInt, intSpeech, prioNever, never)
 	}
 	for _, always := range []flow.Match{
-		udp(false, dhcpClient, dhcpServer), udp(true, dhcpv6Client, dhcpv6Server),
+		udp(false, dhcpClient, dhcpServer).With(toAll()), udp(true, dhcpv6Client, dhcpv6Server).With(flow.Multicast()),
 		icmpv6(routerSolicit), icmpv6(mldReport), icmpv6(mldDone), icmpv6(mldReport2),
 	} {
 		f.add(BrInt, intSpeech, prioPass, always, flow.GotoTable(intForward))
+	}
+	for _, unruly := range []flow.Match{udp(false, dhcpClient, dhcpServer), udp(true, dhcpv6Client, dhcpv6Server)} {
+		f.add(BrInt, intSpeech, prioKnown, unruly.With(flow.RegMasked(regPlace, judgedBefore, judgedBefore))) // a bridge lets it out to anybody
 	}
 	for _, neighbour := range []uint8{neighbourSolicit, neighbourAdvert} {
 		f.add(BrInt, intSpeech, prioPass, icmpv6(neighbour), flow.GotoTable(intNeighbour))
@@ -230,7 +235,7 @@ func (f Flows) source(port uint32, s source) {
 	neighbour := func(kind uint8, terms ...flow.Term) flow.Match { return from(icmpv6(kind, terms...)...) }
 	forward := flow.GotoTable(intForward)
 	// A host that has no address yet asks for one.
-	f.add(BrInt, intSource, prioPass, from(udp(false, dhcpClient, dhcpServer).With(flow.IPv4Src(nowhere(false)))...), forward)
+	f.add(BrInt, intSource, prioPass, from(udp(false, dhcpClient, dhcpServer).With(flow.IPv4Src(nowhere(false)), toAll())...), forward)
 	for _, kind := range []uint8{routerSolicit, mldReport, mldReport2} {
 		f.add(BrInt, intSource, prioPass, neighbour(kind, flow.IPv6Src(nowhere(true))), forward)
 	}
@@ -253,9 +258,11 @@ func (f Flows) source(port uint32, s source) {
 	}
 }
 
-// answersDHCP lets the answers of a DHCP server's port in to the guarded ports of its network.
-func (f Flows) answersDHCP(vlan uint16, mac flow.MAC) {
-	f.add(BrInt, intAdmit, prioPass, udp(false, dhcpServer, dhcpClient).With(flow.EthSrc(mac), flow.Reg(regZone, uint32(vlan))), flow.OutputReg(regPort))
+// servesDHCP lets the guarded ports of a network speak to the port of one of its DHCP servers, and its answers in to them.
+func (f Flows) servesDHCP(vlan uint16, mac flow.MAC) {
+	zone := flow.Reg(regZone, uint32(vlan))
+	f.add(BrInt, intSpeech, prioPass, udp(false, dhcpClient, dhcpServer).With(flow.EthDst(mac), zone), flow.GotoTable(intForward))
+	f.add(BrInt, intAdmit, prioPass, udp(false, dhcpServer, dhcpClient).With(flow.EthSrc(mac), zone), flow.OutputReg(regPort))
 }
 
 // reach are the actions that hand a copy of a frame without a tag to a network's ports, guarded ones by way of their policies.

@@ -348,6 +348,9 @@ func TestWhatNeedsNoRuleComesAndGoesWithoutOne(t *testing.T) {
 		want     bool
 	}{
 		"a DHCP request":                      {alice, uplink, dhcp(alice, nowhere, all, 68, 67, layers.EthernetBroadcast), true},
+		"a request to the server":             {alice, uplink, dhcp(alice, ipOf(alice), netip.MustParseAddr("10.1.0.2"), 68, 67, macOf(uplink)), true},
+		"a request to who is no server":       {alice, plain, dhcp(alice, ipOf(alice), ipOf(plain), 68, 67, macOf(plain)), false},
+		"one from no address":                 {alice, plain, dhcp(alice, nowhere, ipOf(plain), 68, 67, macOf(plain)), false},
 		"the server's answer":                 {uplink, alice, dhcp(uplink, netip.MustParseAddr("10.1.0.2"), ipOf(alice), 67, 68, macOf(alice)), true},
 		"an answer from who is no server":     {plain, alice, dhcp(plain, ipOf(plain), ipOf(alice), 67, 68, macOf(alice)), false},
 		"an ARP request":                      {alice, bob, w.arp(alice, layers.ARPRequest, macOf(alice), ipOf(alice)), true},
@@ -577,4 +580,38 @@ func TestFlowsGrowWithPortsRulesAndMembersAndNotWithTheirProducts(t *testing.T) 
 	if change := n.plan().Flows[plan.BrInt]; len(change.Adds) != 1 || len(change.Deletes) != 0 || each > 25 {
 		t.Errorf("a port is %d flows; one rule more for 100 ports is %d flows to add, %d to delete", each, len(change.Adds), len(change.Deletes))
 	}
+}
+
+// TestOverlappingRangesOfSeveralGroupsGoByThemselves has what CVE-2019-10876 is about: rules of two groups that say the same, or
+// in part, come and go without each other.
+func TestOverlappingRangesOfSeveralGroupsGoByThemselves(t *testing.T) {
+	w := newWired(t)
+	few := []*weftv1.SecurityGroupRule{
+		rule(11, true, "udp", ports(50, 60)), rule(12, true, "udp", ports(80, 80)), rule(13, true, "udp", ports(100, 200), remoteGroup(friends)),
+	}
+	others := []*weftv1.SecurityGroupRule{
+		rule(21, true, "udp", ports(55, 70)), rule(22, true, "udp", ports(80, 80)), rule(23, true, "udp", ports(100, 200), remoteGroup(friends)),
+		rule(24, true, "udp", ports(150, 300), remoteAddresses(listed)), rule(25, true, "udp", ports(190, 190), cidr("10.1.0.0/24")),
+	}
+	w.member(friends, plain, ipOf(plain).String())
+	w.see(w.store.put(keys.AddressGroup(listed), &weftv1.AddressGroup{Id: listed, Project: "default", Addresses: []string{ipOf(plain).String()}}))
+	w.group(group1, true, few...)
+	w.group(group2, true, others...)
+	w.join(bob, group1, group2)
+	probe := func(when string, open ...uint16) {
+		t.Helper()
+		w.settle()
+		for _, port := range []uint16{50, 55, 60, 61, 70, 71, 80, 100, 150, 190, 200, 201, 300, 301} {
+			w.expect(slices.Contains(open, port), when, udpTo(plain, bob, 3000, port))
+			w.forget()
+		}
+	}
+	probe("both groups", 50, 55, 60, 61, 70, 80, 100, 150, 190, 200, 201, 300)
+	w.group(group2, true)
+	probe("the one", 50, 55, 60, 80, 100, 150, 190, 200)
+	w.group(group2, true, others...)
+	w.group(group1, true)
+	probe("the other", 55, 60, 61, 70, 80, 100, 150, 190, 200, 201, 300)
+	w.group(group2, true, others[3:]...)
+	probe("what is left", 150, 190, 200, 201, 300)
 }

@@ -298,7 +298,7 @@ func portFlows(v *view.View, facts *Facts, k view.PortKey, filter *policy) Flows
 	}
 	location := n.Location(k.Port)
 	if p.Object.DeviceOwner == model.OwnerDHCP && location != "" {
-		out.answersDHCP(vlan, mac)
+		out.servesDHCP(vlan, mac)
 	}
 	switch {
 	case location == v.Self:

@@ -21,7 +21,7 @@ func misplugged(p *weftv1.Port, device string) bool {
 // bridgedPort notes the flows of a local port with a bridge of its own, and the rules that filter there.
 func (e *expected) bridgedPort(p *weftv1.Port, device string) {
 	network := "network=" + p.GetNetworkId()
-	e.flow("br-int", at(0, "in_port="+device, "untagged"), fmt.Sprintf("push_vlan:0x8100,%s,place=4,goto_table:20", network))
+	e.flow("br-int", at(0, "in_port="+device, "untagged"), fmt.Sprintf("push_vlan:0x8100,%s,place=4,zone=%s,goto_table:20", network, p.GetNetworkId()))
 	e.flow("br-int", at(60, "dl_dst="+p.GetMacAddress(), network), "pop_vlan,output:"+device)
 	id := p.GetId()[:11]
 	tap := "tap" + id

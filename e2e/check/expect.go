@@ -376,6 +376,7 @@ func (e *expected) port(id string, p *weftv1.Port) {
 		return
 	}
 	if p.GetDeviceOwner() == ownerDHCP && location != "" {
+		e.own(p.GetNetworkId(), "br-int", at(21, "udp", "tp_src=68", "tp_dst=67", "dl_dst="+p.GetMacAddress(), "zone="+p.GetNetworkId()), rule{fixed: "goto_table:60"})
 		e.own(p.GetNetworkId(), "br-int", at(71, "udp", "tp_src=67", "tp_dst=68", "dl_src="+p.GetMacAddress(), "zone="+p.GetNetworkId()), rule{fixed: "output:to"})
 	}
 	switch {

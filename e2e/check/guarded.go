@@ -39,11 +39,13 @@ func (e *expected) standingFilters() {
 		in(21, drop, strings.Fields(never)...)
 	}
 	for _, free := range []string{
-		"udp tp_src=68 tp_dst=67", "udp6 tp_src=546 tp_dst=547",
+		"udp tp_src=68 tp_dst=67 dl_dst=ff:ff:ff:ff:ff:ff", "udp6 tp_src=546 tp_dst=547 group",
 		"icmp6 icmp_type=131", "icmp6 icmp_type=132", "icmp6 icmp_type=133", "icmp6 icmp_type=143",
 	} {
 		in(21, "goto_table:60", strings.Fields(free)...)
 	}
+	in(21, drop, "udp", "tp_src=68", "tp_dst=67", "reg4=0x4/0x4")
+	in(21, drop, "udp6", "tp_src=546", "tp_dst=547", "reg4=0x4/0x4")
 	in(21, "goto_table:22", "icmp6", "icmp_type=135")
 	in(21, "goto_table:22", "icmp6", "icmp_type=136")
 	in(71, "output:to", "arp")
@@ -139,7 +141,7 @@ func (e *expected) speaks(device, mac string, addresses []string) {
 	in := func(table int, next int, terms ...string) {
 		e.flow("br-int", at(table, append(terms, "in_port="+device, "dl_src="+mac)...), fmt.Sprintf("goto_table:%d", next))
 	}
-	in(20, 60, "udp", "nw_src=0.0.0.0", "tp_src=68", "tp_dst=67")
+	in(20, 60, "udp", "nw_src=0.0.0.0", "tp_src=68", "tp_dst=67", "dl_dst=ff:ff:ff:ff:ff:ff")
 	for _, kind := range []string{"131", "133", "143"} {
 		in(20, 60, "icmp6", "ipv6_src=::", "icmp_type="+kind)
 	}
