@@ -532,3 +532,103 @@ func TestTheTrailTellsWhoDidWhatAndNoSecrets(t *testing.T) {
 		t.Errorf("the trail tells secrets: %s", text)
 	}
 }
+
+// TestNobodyButOperatorsDecidesWhatIsTheirs tries each field that operators decide, in each way in which a field can be given
+// (CVE-2014-6414): set in something new, set in what there is, and reset to what it would be by default.
+func TestNobodyButOperatorsDecidesWhatIsTheirs(t *testing.T) {
+	r := newRealm(t)
+	red := by(r.ctx, "owner")
+	r.setShared(r.network.GetId())
+	_, err := r.UpdateRouter(r.ctx, &weftv1.UpdateRouterRequest{Router: &weftv1.Router{Id: r.router.GetId(), Ha: 1}, UpdateMask: mask("ha")})
+	r.check(err)
+	before := r.operatorsView()
+	for field, n := range map[string]*weftv1.Network{
+		"shared": {Shared: true}, "external": {External: true}, "dhcp_servers": {DhcpServers: 1}, "pool": {Pool: "default"},
+		"physical_network": {PhysicalNetwork: "tenant"}, "segmentation_id": {SegmentationId: 7}, "type": {Type: vlan},
+	} {
+		_, err := r.CreateNetwork(red, &weftv1.CreateNetworkRequest{Network: proto.CloneOf(n)})
+		refused(t, err, codes.PermissionDenied, field)
+		batch, err := r.BatchCreateNetworks(red, &weftv1.BatchCreateNetworksRequest{Requests: []*weftv1.CreateNetworkRequest{{Network: proto.CloneOf(n)}}})
+		r.check(err)
+		if got := verdict(nil, batch); got != codes.PermissionDenied {
+			t.Errorf("a batch that sets %s: %s", field, got)
+		}
+		for _, change := range []*weftv1.Network{n, {}} {
+			change.Id = r.network.GetId()
+			_, err = r.UpdateNetwork(red, &weftv1.UpdateNetworkRequest{Network: change, UpdateMask: mask(field)})
+			notTaken(t, field, err)
+		}
+	}
+	for _, p := range []*weftv1.Port{{Id: r.port.GetId(), Host: "cmp1"}, {Id: r.port.GetId()}} {
+		_, err = r.UpdatePort(red, &weftv1.UpdatePortRequest{Port: p, UpdateMask: mask("host")})
+		notTaken(t, "host", err)
+	}
+	for field, router := range map[string]*weftv1.Router{"ha": {Ha: 2}, "pool": {Pool: "default"}} {
+		_, err := r.CreateRouter(red, &weftv1.CreateRouterRequest{Router: proto.CloneOf(router)})
+		refused(t, err, codes.PermissionDenied, field)
+		for _, change := range []*weftv1.Router{router, {}} {
+			change.Id = r.router.GetId()
+			_, err = r.UpdateRouter(red, &weftv1.UpdateRouterRequest{Router: change, UpdateMask: mask(field)})
+			notTaken(t, field, err)
+		}
+	}
+	if now := r.operatorsView(); !slices.EqualFunc(before, now, proto.Equal) {
+		t.Errorf("what operators decided was\n%v\nand is\n%v", before, now)
+	}
+}
+
+// notTaken wants a change of a field to be refused, as nobody's to make or as the caller's not to.
+func notTaken(t *testing.T, field string, err error) {
+	t.Helper()
+	if c := status.Code(err); c != codes.PermissionDenied && c != codes.InvalidArgument {
+		t.Errorf("a change of %s: %v", field, err)
+	}
+}
+
+// operatorsView is red's network, port and router as operators see them.
+func (r *realm) operatorsView() []proto.Message {
+	r.Helper()
+	n, err := r.GetNetwork(r.ctx, &weftv1.GetNetworkRequest{Id: r.network.GetId()})
+	r.check(err)
+	p, err := r.GetPort(r.ctx, &weftv1.GetPortRequest{Id: r.port.GetId()})
+	r.check(err)
+	router, err := r.GetRouter(r.ctx, &weftv1.GetRouterRequest{Id: r.router.GetId()})
+	r.check(err)
+	n.Status, p.Status, router.Status = nil, nil, nil
+	n.Etag, p.Etag, router.Etag = "", "", ""
+	n.UpdateTime, p.UpdateTime, router.UpdateTime = nil, nil, nil
+	n.DhcpPlacement, router.Instances = nil, nil // nodes report when they like
+	return []proto.Message{n, p, router}
+}
+
+// TestAPortIsNotSaidToBeTheSystems at no time, in no way (CVE-2014-0056, CVE-2015-5240): weft's own ports are not filtered.
+func TestAPortIsNotSaidToBeTheSystems(t *testing.T) {
+	r := newRealm(t)
+	for _, who := range []string{"owner", "admin"} {
+		ctx := by(r.ctx, who)
+		own, err := r.CreatePort(ctx, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: r.network.GetId(), Project: "red"}})
+		r.check(err)
+		for _, p := range []*weftv1.Port{
+			{DeviceOwner: "network:router_interface", DeviceId: r.router.GetId()},
+			{DeviceOwner: "network:router_gateway"},
+			{DeviceOwner: "network:dhcp", DeviceId: r.network.GetId()},
+			{DeviceOwner: "network:", DeviceId: "x"},
+			{DeviceId: r.router.GetId()},
+		} {
+			p.NetworkId, p.Project = r.network.GetId(), "red"
+			_, err := r.CreatePort(ctx, &weftv1.CreatePortRequest{Port: proto.CloneOf(p)})
+			refused(t, err, codes.InvalidArgument, "device_")
+			p.NetworkId, p.Project, p.Id = "", "", own.GetId()
+			for _, paths := range [][]string{{"device_owner", "device_id"}, {"*"}, nil} {
+				_, err = r.UpdatePort(ctx, &weftv1.UpdatePortRequest{Port: proto.CloneOf(p), UpdateMask: mask(paths...)})
+				refused(t, err, codes.InvalidArgument, "device_")
+			}
+		}
+		now, err := r.GetPort(ctx, &weftv1.GetPortRequest{Id: own.GetId()})
+		r.check(err)
+		if now.GetDeviceOwner() != "" || now.GetDeviceId() != "" || !now.GetPortSecurityEnabled() {
+			t.Errorf("%s's port has become %v", who, now)
+		}
+	}
+	r.audit()
+}

@@ -211,4 +211,8 @@ func TestAHugeRangeIsNotWalkedThrough(t *testing.T) {
 		w.port(&weftv1.Port{NetworkId: n.GetId(), FixedIps: []*weftv1.FixedIp{{SubnetId: s.GetId()}}})
 		w.network(&weftv1.Network{Type: gre})
 	}
+	pool := []*weftv1.AllocationPool{{Start: "fd00::1", End: "fd00::ffff:ffff:ffff:fffe"}}
+	refused(t, createSubnet(&weftv1.Subnet{Cidr: "fd00::/64", AllocationPools: pool})(w), codes.InvalidArgument, "cidr")
+	_, err := w.UpdateSubnet(w.ctx, &weftv1.UpdateSubnetRequest{Subnet: &weftv1.Subnet{Id: s.GetId(), AllocationPools: pool}, UpdateMask: mask("allocation_pools")})
+	refused(t, err, codes.InvalidArgument, "allocation_pools[0]")
 }

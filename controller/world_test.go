@@ -49,7 +49,8 @@ func newWorld(t testing.TB) *world {
 	w.net1 = w.network(&weftv1.Network{Name: "net1"})
 	w.ext1 = w.network(&weftv1.Network{Name: "ext1", External: true, Type: flat, PhysicalNetwork: "ext1"})
 	w.ext2 = w.network(&weftv1.Network{Name: "ext2", External: true, Type: flat, PhysicalNetwork: "ext2"})
-	w.sub1 = w.subnet(&weftv1.Subnet{Name: "sub1", NetworkId: w.net1.GetId(), Cidr: "10.0.0.0/24"})
+	// Addresses that tests choose are not drawn for others.
+	w.sub1 = w.subnet(&weftv1.Subnet{Name: "sub1", NetworkId: w.net1.GetId(), Cidr: "10.0.0.0/24", AllocationPools: []*weftv1.AllocationPool{{Start: "10.0.0.100", End: "10.0.0.199"}, {Start: "10.0.0.201", End: "10.0.0.249"}}})
 	w.extSub1 = w.subnet(&weftv1.Subnet{Name: "ext-sub1", NetworkId: w.ext1.GetId(), Cidr: "203.0.113.0/24", EnableDhcp: proto.Bool(false)})
 	w.extSub2 = w.subnet(&weftv1.Subnet{Name: "ext-sub2", NetworkId: w.ext2.GetId(), Cidr: "198.51.100.0/24", EnableDhcp: proto.Bool(false)})
 	w.p1 = w.port(&weftv1.Port{Name: "p1", NetworkId: w.net1.GetId()})
