@@ -15,6 +15,9 @@ import (
 )
 
 func (s *Server) addInterface(ctx context.Context, e *edit, r *weftv1.Router, req *weftv1.AddRouterInterfaceRequest) error {
+	if len(r.GetInterfaces()) >= model.MaxLegs {
+		return fault.Exhausted("%s has %d interfaces, which is the limit", s.routers.Label(r), model.MaxLegs)
+	}
 	var port *weftv1.Port
 	var err error
 	switch at := req.GetAttachment().(type) {

@@ -130,6 +130,9 @@ func namedPaths(what string, in proto.Message, mask, mutable []string) ([]string
 	if slices.Equal(mask, []string{"*"}) {
 		return mutable, nil
 	}
+	if len(mask) > maxPaths {
+		return nil, model.Invalid("update_mask", "has %d paths, the limit is %d", len(mask), maxPaths)
+	}
 	if len(mask) == 0 {
 		var out []string
 		for _, p := range mutable {

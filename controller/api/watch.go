@@ -128,6 +128,9 @@ func weight(resp clientv3.WatchResponse) int {
 
 // begin finds the first revision to watch, and tells the caller of a watch from now on where it begins.
 func (w *watcher) begin(ctx context.Context) (int64, error) {
+	if n := len(w.req.GetKinds()); n > len(weftv1.Kind_name) {
+		return 0, model.Invalid("kinds", "has %d elements, and there are fewer kinds", n)
+	}
 	if w.req.GetRevision() < 0 {
 		return 0, model.Invalid("revision", "%d is negative", w.req.GetRevision())
 	}

@@ -30,7 +30,8 @@ const (
 	MaxPools     = 16
 	MaxDNS       = 8
 	MaxRoutes    = 64
-	MaxNodes     = 8 // that hold a router, or serve a network's DHCP
+	MaxLegs      = 100 // interfaces of a router
+	MaxNodes     = 8   // that hold a router, or serve a network's DHCP
 	MaxDHCPOpts  = 16
 	MaxNameBytes = 255
 )

@@ -955,8 +955,9 @@ func (x *ClearRouterGatewayRequest) GetRequestId() string {
 }
 
 type AddRouterInterfaceRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	RouterId string                 `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A router has at most 100 interfaces.
+	RouterId string `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
 	// A subnet (the interface gets its gateway address, which must be free) or an existing unbound port with one address.
 	//
 	// Types that are valid to be assigned to Attachment:

@@ -163,7 +163,7 @@ type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Changes after this revision; 0: from now on. List answers carry the revision to go on from.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Empty: all kinds.
+	// Empty: all kinds. No more than there are.
 	Kinds []Kind `protobuf:"varint,2,rep,packed,name=kinds,proto3,enum=weft.v1.Kind" json:"kinds,omitempty"`
 	// Empty: all projects.
 	Project       string `protobuf:"bytes,3,opt,name=project,proto3" json:"project,omitempty"`
