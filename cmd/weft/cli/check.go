@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weft-sdn/weft/cmd/weft/cli/render"
 	"github.com/weft-sdn/weft/controller/audit"
 	"github.com/weft-sdn/weft/controller/collect"
 	"github.com/weft-sdn/weft/proto/store"
@@ -43,7 +44,7 @@ func (a *app) check(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	for _, f := range findings {
-		fmt.Fprintln(a.env.Stdout, f)
+		fmt.Fprintln(a.env.Stdout, render.Clean(f))
 	}
 	a.printOrphans(orphans)
 	if n := len(findings) + len(orphans); n > 0 {
@@ -55,7 +56,7 @@ func (a *app) check(ctx context.Context, s *store.Store) error {
 
 func (a *app) printOrphans(orphans []audit.Orphan) {
 	for _, o := range orphans {
-		fmt.Fprintf(a.env.Stdout, "orphan %s: %s\n", o.Key, o.Why)
+		fmt.Fprintln(a.env.Stdout, render.Clean(fmt.Sprintf("orphan %s: %s", o.Key, o.Why)))
 	}
 }
 

@@ -62,7 +62,11 @@ func Main(ctx context.Context, env Env) int {
 
 // report prints an error and returns the exit code it stands for.
 func (a *app) report(cmd *cobra.Command, err error) int {
-	fmt.Fprintf(a.env.Stderr, "error: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	var lines []string
+	for line := range strings.Lines(err.Error()) { // which may repeat what somebody has written
+		lines = append(lines, render.Clean(strings.TrimSuffix(line, "\n")))
+	}
+	fmt.Fprintf(a.env.Stderr, "error: %s\n", strings.Join(lines, "\n  "))
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):

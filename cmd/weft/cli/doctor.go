@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
+	"github.com/weft-sdn/weft/cmd/weft/cli/render"
 	"github.com/weft-sdn/weft/proto/identity"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -52,12 +53,12 @@ type doctor struct {
 }
 
 func (d *doctor) well(format string, args ...any) {
-	fmt.Fprintf(d.env.Stdout, "ok     "+format+"\n", args...)
+	fmt.Fprintln(d.env.Stdout, "ok     "+render.Clean(fmt.Sprintf(format, args...)))
 }
 
 func (d *doctor) bad(format string, args ...any) {
 	d.wrong++
-	fmt.Fprintf(d.env.Stdout, "WRONG  "+format+"\n", args...)
+	fmt.Fprintln(d.env.Stdout, "WRONG  "+render.Clean(fmt.Sprintf(format, args...)))
 }
 
 // credential looks at the caller's own certificate.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/cmd/weft/cli/client"
+	"github.com/weft-sdn/weft/cmd/weft/cli/render"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
@@ -29,7 +30,7 @@ func (p *progress) show(format string, args ...any) {
 	if p.w == nil {
 		return
 	}
-	line := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " ")
+	line := render.Clean(strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " "))
 	fmt.Fprintf(p.w, "\r%-*s", p.width, line)
 	p.width = len(line)
 }

@@ -62,7 +62,7 @@ func nested(name string, m protoreflect.Message, fd protoreflect.FieldDescriptor
 func statusFields(s *weftv1.ObjectStatus, wide bool) []field {
 	out := []field{{"status", state(s.GetState())}}
 	if s.GetMessage() != "" {
-		out = append(out, field{"status.message", clean(s.GetMessage())})
+		out = append(out, field{"status.message", Clean(s.GetMessage())})
 	}
 	if !wide {
 		return out
@@ -73,7 +73,7 @@ func statusFields(s *weftv1.ObjectStatus, wide bool) []field {
 		if r.GetMessage() != "" {
 			line += ": " + r.GetMessage()
 		}
-		lines = append(lines, clean(line))
+		lines = append(lines, Clean(line))
 	}
 	return append(out, field{"status.reports", strings.Join(lines, "\n")})
 }
@@ -81,7 +81,7 @@ func statusFields(s *weftv1.ObjectStatus, wide bool) []field {
 func rejections(p *weftv1.Placement) string {
 	var lines []string
 	for _, r := range p.GetRejected() {
-		lines = append(lines, clean(r.GetNode()+": "+r.GetReason()))
+		lines = append(lines, Clean(r.GetNode()+": "+r.GetReason()))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -135,7 +135,7 @@ func fieldValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) []stri
 	case fd.IsMap():
 		var out []string
 		v.Map().Range(func(k protoreflect.MapKey, e protoreflect.Value) bool {
-			out = append(out, clean(k.String())+"="+scalar(fd.MapValue(), e))
+			out = append(out, Clean(k.String())+"="+scalar(fd.MapValue(), e))
 			return true
 		})
 		slices.Sort(out)
@@ -156,7 +156,7 @@ func scalar(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	case fd.Message() != nil:
 		return compact(v.Message())
 	}
-	return clean(v.String())
+	return Clean(v.String())
 }
 
 // enum is the short name of a value: without the prefix that proto style asks for; states stay in capitals.
@@ -182,13 +182,13 @@ func compact(m protoreflect.Message) string {
 	case *timestamppb.Timestamp:
 		return timestamp(v)
 	case *weftv1.AllocationPool:
-		return clean(v.GetStart() + "-" + v.GetEnd())
+		return Clean(v.GetStart() + "-" + v.GetEnd())
 	case *weftv1.Route:
-		return clean(v.GetDestination() + " via " + v.GetNexthop())
+		return Clean(v.GetDestination() + " via " + v.GetNexthop())
 	case *weftv1.DhcpOption:
-		return clean(v.GetName() + "=" + v.GetValue())
+		return Clean(v.GetName() + "=" + v.GetValue())
 	case *weftv1.NodeRejection:
-		return clean(v.GetNode() + ": " + v.GetReason())
+		return Clean(v.GetNode() + ": " + v.GetReason())
 	case *weftv1.RouterInstance:
 		return instance(v)
 	case *weftv1.Uplink:
@@ -213,7 +213,7 @@ func instance(v *weftv1.RouterInstance) string {
 	if v.GetMessage() != "" {
 		out += ": " + v.GetMessage()
 	}
-	return clean(out)
+	return Clean(out)
 }
 
 func uplink(v *weftv1.Uplink) string {
@@ -221,11 +221,11 @@ func uplink(v *weftv1.Uplink) string {
 	if !v.GetProven() {
 		out = v.GetPhysicalNetwork() + " by " + v.GetBridge() + ": not proven: " + v.GetReason()
 	}
-	return clean(out)
+	return Clean(out)
 }
 
-// clean replaces what would change the terminal or the shape of the table: whatever an object holds, a cell is text.
-func clean(s string) string {
+// Clean replaces what would change the terminal or the shape of a table or line: whatever an object holds, it is text.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar || unicode.Is(unicode.Bidi_Control, r) {
 			return '?'
