@@ -44,6 +44,8 @@ type Options struct {
 	Credential *identity.Credential
 	// Users are those who are known by a token, and need no certificate, or by a subject; nil: nobody is.
 	Users *caller.Users
+	// Issuer knows the bearers of tokens that are not listed with Users; nil: nobody does. Who keeps its keys is the caller.
+	Issuer caller.Verifier
 	// Trail gets a line of every call that changes something, or would have; nil: nobody does.
 	Trail *slog.Logger
 	// UnderlayMTU as in api.Options.
@@ -66,7 +68,7 @@ func (o *Options) transport() credentials.TransportCredentials {
 	if o.Credential == nil {
 		return insecure.NewCredentials()
 	}
-	if o.Users != nil {
+	if o.Users != nil || o.Issuer != nil {
 		return o.Credential.ServingAnybody(identity.Admin, identity.User)
 	}
 	return o.Credential.Serving(identity.Admin, identity.User)
@@ -121,7 +123,7 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	guard := caller.NewGuard(caller.Options{Users: opts.Users, Insecure: opts.Credential == nil, Trail: opts.Trail})
+	guard := caller.NewGuard(caller.Options{Users: opts.Users, Issuer: opts.Issuer, Insecure: opts.Credential == nil, Trail: opts.Trail})
 	c.server = newServer(opts.transport(), guard, opts.Log, m)
 	api.New(api.Options{
 		Store: s, Fleet: c.fleet, Log: opts.Log, UnderlayMTU: opts.UnderlayMTU, Quotas: opts.Quotas, Ending: background.Done(),

@@ -25,6 +25,7 @@ import (
 	"github.com/weft-sdn/weft/controller/config"
 	"github.com/weft-sdn/weft/controller/etcd"
 	"github.com/weft-sdn/weft/controller/metrics"
+	"github.com/weft-sdn/weft/controller/oidc"
 	"github.com/weft-sdn/weft/controller/quota"
 	"github.com/weft-sdn/weft/proto/identity"
 	"github.com/weft-sdn/weft/proto/store"
@@ -167,8 +168,13 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
+	issuer, err := issuerOf(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
 	c, err := controller.Start(starting, controller.Options{
-		Client: client, Credential: credential, Users: users, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Quotas: quotas, Log: log, Name: name, Metrics: registry,
+		Client: client, Credential: credential, Users: users, Issuer: issuer, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Quotas: quotas, Log: log, Name: name,
+		Metrics: registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {
@@ -227,6 +233,24 @@ func callersOf(cfg config.Config) (users *caller.Users, trail *slog.Logger, err 
 		trail = slog.New(slog.NewJSONHandler(f, nil)) // open as long as the process lives
 	}
 	return users, trail, nil
+}
+
+// issuerOf knows the bearers of an OpenID Connect provider's tokens, whose keys it follows until the context ends; nil where
+// there is none.
+func issuerOf(ctx context.Context, cfg config.Config, log *slog.Logger) (caller.Verifier, error) {
+	if cfg.OIDCFile == "" {
+		return nil, nil //nolint:nilnil // as asked for
+	}
+	c, err := oidc.ReadConfig(cfg.OIDCFile)
+	if err != nil {
+		return nil, fmt.Errorf("oidc_file: %w", err)
+	}
+	issuer, err := oidc.New(oidc.Options{Config: c, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("oidc_file %s: %w", cfg.OIDCFile, err)
+	}
+	go issuer.Run(ctx)
+	return issuer, nil
 }
 
 func nameOf(cfg config.Config) (string, error) {

@@ -6,6 +6,7 @@ package caller
 import (
 	"context"
 	"slices"
+	"time"
 )
 
 // Role is what a caller may do, in the projects that they are of, unless it says otherwise. Each includes the one before.
@@ -33,6 +34,12 @@ func (r Role) one() string {
 	return "a " + r.String()
 }
 
+// ParseRole is the role of a name.
+func ParseRole(name string) (Role, bool) {
+	i := slices.Index(roleNames[:], name)
+	return Role(max(i, 0)), i >= 0
+}
+
 // Caller is who makes a call. The zero value is nobody, who may do nothing. It is a value: what it says does not change
 // while the call lasts.
 type Caller struct {
@@ -40,6 +47,8 @@ type Caller struct {
 	Name     string
 	Role     Role
 	Projects []string
+	// Until is when what the caller is known by ends; zero: it does not say.
+	Until time.Time
 }
 
 // Of reports whether the caller is of a project, or an admin, who is of all.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +21,17 @@ import (
 type Options struct {
 	// Users are those who are known by a token, or by a certificate's subject; nil: nobody is.
 	Users *Users
+	// Issuer knows the bearers of tokens that no file lists; nil: nobody does.
+	Issuer Verifier
 	// Insecure: connections are not encrypted, and whoever makes one is an admin.
 	Insecure bool
 	// Trail is told of every call that changes something; nil: nobody is.
 	Trail *slog.Logger
+}
+
+// Verifier tells whose a token is. The error is a gRPC status, which tells nothing of the token.
+type Verifier interface {
+	Bearer(ctx context.Context, token string) (Caller, error)
 }
 
 // Guard lets callers make the calls that their role may make, and tells handlers who they are (From).
@@ -49,13 +55,20 @@ func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	return resp, err
 }
 
-// Stream is a grpc.StreamServerInterceptor. Who the caller is and may be does not change while the stream lasts.
+// Stream is a grpc.StreamServerInterceptor. Who the caller is and may be does not change while the stream lasts, which is no longer
+// than what they are known by.
 func (g *Guard) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	c, err := g.admit(stream.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}
-	return handler(srv, &known{ServerStream: stream, ctx: With(stream.Context(), c)})
+	ctx := With(stream.Context(), c)
+	if !c.Until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, c.Until, status.Errorf(codes.Unauthenticated, "what %s is known by has ended", c.Name))
+		defer cancel()
+	}
+	return handler(srv, &known{ServerStream: stream, ctx: ctx})
 }
 
 // known is a stream whose caller is known.
@@ -90,7 +103,7 @@ func (g *Guard) admit(ctx context.Context, method string) (Caller, error) {
 // anything.
 func (g *Guard) identify(ctx context.Context) (Caller, error) {
 	if sent := metadata.ValueFromIncomingContext(ctx, "authorization"); len(sent) > 0 {
-		return g.bearer(sent)
+		return g.bearer(ctx, sent)
 	}
 	from, ok := peer.FromContext(ctx)
 	switch {
@@ -117,12 +130,14 @@ func (g *Guard) certified(cert *x509.Certificate) (Caller, error) {
 	}
 	if g.opts.Users != nil {
 		if c, ok := g.opts.Users.Subject(subject); ok && c.Role != Nobody {
+			c.Until = cert.NotAfter
 			return c, nil
 		} else if ok {
 			return c, status.Errorf(codes.Unauthenticated, "%s is shut out", c.Name)
 		}
 	}
 	c, ok := spelled(cert)
+	c.Until = cert.NotAfter
 	if !ok {
 		return Caller{Name: subject}, status.Errorf(codes.Unauthenticated, "your certificate is nobody's: its subject is %q", subject)
 	}
@@ -144,15 +159,22 @@ func spelled(cert *x509.Certificate) (Caller, bool) {
 	if err != nil {
 		return Caller{}, false
 	}
-	return Caller{Name: id.String(), Role: Role(slices.Index(roleNames[:], m.Role)), Projects: m.Projects}, true
+	role, ok := ParseRole(m.Role)
+	return Caller{Name: id.String(), Role: role, Projects: m.Projects}, ok
 }
 
-func (g *Guard) bearer(sent []string) (Caller, error) {
+func (g *Guard) bearer(ctx context.Context, sent []string) (Caller, error) {
 	scheme, token, _ := strings.Cut(sent[0], " ")
-	if len(sent) == 1 && strings.EqualFold(scheme, "bearer") && g.opts.Users != nil {
+	if len(sent) != 1 || !strings.EqualFold(scheme, "bearer") {
+		return Caller{}, status.Error(codes.Unauthenticated, "one token is wanted: authorization: Bearer …")
+	}
+	if g.opts.Users != nil {
 		if c, ok := g.opts.Users.Bearer(token); ok {
 			return c, nil
 		}
+	}
+	if g.opts.Issuer != nil {
+		return g.opts.Issuer.Bearer(ctx, token)
 	}
 	return Caller{}, status.Error(codes.Unauthenticated, "the token is nobody's")
 }

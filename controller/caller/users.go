@@ -120,13 +120,13 @@ func (d directory) add(entry user) error {
 
 // caller is whom an entry describes. One that is nobody is shut out: their certificate, good as it is, lets them do nothing.
 func (u user) caller() (Caller, error) {
-	role := slices.Index(roleNames[:], u.Role)
+	role, ok := ParseRole(u.Role)
 	switch {
 	case u.Name == "":
 		return Caller{}, errors.New("a user needs a name")
-	case role < 0:
+	case !ok:
 		return Caller{}, fmt.Errorf("role %q is none of %v", u.Role, roleNames)
-	case role == int(Nobody) && len(u.Tokens) > 0:
+	case role == Nobody && len(u.Tokens) > 0:
 		return Caller{}, errors.New("a token of nobody's is none: leave it out")
 	}
 	for _, p := range u.Projects {
@@ -134,7 +134,7 @@ func (u user) caller() (Caller, error) {
 			return Caller{}, fmt.Errorf("%q can't name a project", p)
 		}
 	}
-	return Caller{Name: u.Name, Role: Role(role), Projects: slices.Clone(u.Projects)}, nil
+	return Caller{Name: u.Name, Role: role, Projects: slices.Clone(u.Projects)}, nil
 }
 
 // Bearer is the user of a token. Whoever has one that is nobody's is not told anything of those that are: they are looked

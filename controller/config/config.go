@@ -41,6 +41,8 @@ type Config struct {
 	Insecure bool   `json:"insecure"`
 	// UsersFile lists who is known by a token or by their certificate's subject, as docs/security.md describes it; "": nobody is.
 	UsersFile string `json:"users_file"`
+	// OIDCFile says whose tokens are taken besides, as docs/security.md describes it; "": nobody's.
+	OIDCFile string `json:"oidc_file"`
 	// AuditLog is a file that gets a line of every call that changes something; "": none does.
 	AuditLog string `json:"audit_log"`
 	// Quotas are limits of a project for which none were set, by the kind's name: "ports"; -1 is no limit. Kinds that are
@@ -144,6 +146,7 @@ func Settings() []Setting {
 		{"tls_dir", "folder of the controller's certificate, its key and the authorities to trust", func(c *Config, v string) error { c.TLSDir = v; return nil }},
 		{"insecure", "go without TLS: whoever reaches the API or etcd can do anything to the fleet", setInsecure},
 		{"users_file", "file of those who are known by a token or by their certificate; none: nobody is", func(c *Config, v string) error { c.UsersFile = v; return nil }},
+		{"oidc_file", "file that says of which OpenID Connect provider tokens are taken; none: of none", func(c *Config, v string) error { c.OIDCFile = v; return nil }},
 		{"audit_log", "file that gets a line of every call that changes something; none: no file does", func(c *Config, v string) error { c.AuditLog = v; return nil }},
 		{"quotas", "how many objects a project may have for which nothing else is set, such as ports=1000,routers=-1 (-1: no limit)", setQuotas},
 		{"underlay_mtu", "MTU in bytes of the network between the nodes", number(func(c *Config) *int { return &c.UnderlayMTU })},
