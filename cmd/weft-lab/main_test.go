@@ -89,7 +89,8 @@ func TestCommandsOnALab(t *testing.T) {
 	s := newShell(t)
 	bin := t.TempDir() // what `weft port show` prints, without a controller to ask
 	script := "#!/bin/sh\ncase \"$WEFT_SERVER $*\" in *ctl1/api.sock*'port show -o json -- p1') " +
-		`echo '{"id":"01234567-89ab-4def-8123-456789abcdef","mac_address":"fa:16:3e:00:00:01","name":"p1"}';; ` +
+		`echo '{"id":"01234567-89ab-4def-8123-456789abcdef","mac_address":"fa:16:3e:00:00:01","name":"p1"}';; ` + "*'port show -o json -- bridged') " +
+		`echo '{"id":"11234567-89ab-4def-8123-456789abcdef","mac_address":"fa:16:3e:00:00:02","vif_type":"VIF_TYPE_HYBRID"}';; ` +
 		"*) echo no such port >&2; exit 1;; esac\n"
 	if err := os.WriteFile(filepath.Join(bin, "weft"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -120,7 +121,7 @@ func vmCommands(s shell) {
 	s.ok("exec", "cmp1", "--", "sh", "-ec", `
 		ovs-vsctl add-br br-int -- set Bridge br-int datapath_type=netdev
 		ip address add 10.9.0.1/24 dev br-int; ip link set br-int up; ethtool -K br-int tx off >/dev/null
-		dnsmasq --conf-file= --port=0 --interface=br-int --bind-interfaces --dhcp-range=10.9.0.0,static,1h --dhcp-host=fa:16:3e:00:00:01,10.9.0.5`)
+		dnsmasq --conf-file= --port=0 --interface=br-int --bind-interfaces --dhcp-range=10.9.0.0,static,1h --dhcp-host=fa:16:3e:00:00:01,10.9.0.5 --dhcp-host=fa:16:3e:00:00:02,10.9.0.6`)
 	s.fails("no such port", "vm", "add", "a", "--host", "cmp1", "--port", "p2")
 	if out := s.ok("vm", "add", "a", "--host", "cmp1", "--port", "p1"); out != "10.9.0.5\n" {
 		s.t.Errorf("vm add printed %q", out)
@@ -128,6 +129,9 @@ func vmCommands(s shell) {
 	s.fails("exists already", "vm", "add", "a", "--host", "cmp1", "--port", "p1")
 	s.shows("10.9.0.5/24", "vm", "exec", "a", "--", "ip", "address")
 	s.shows("tap01234567-89", "status")
+	s.shows("10.9.0.6\n", "vm", "add", "b", "--host", "cmp1", "--port", "bridged")
+	s.shows("qvo11234567-89", "exec", "cmp1", "--", "ovs-vsctl", "list-ports", "br-int")
+	s.ok("vm", "del", "b")
 	s.ok("vm", "del", "a")
 	s.fails("not found", "vm", "del", "a")
 	s.fails("required", "vm", "add", "a", "--host", "cmp1")
@@ -162,7 +166,7 @@ func FuzzParsePort(f *testing.F) {
 	f.Add([]byte(`{"id":"x","mac_address":"y"}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if p, err := parsePort(text); err == nil && (p.ID == "" || p.MAC == "") {
+		if p, err := parsePort(text); err == nil && (p.Port.ID == "" || p.Port.MAC == "") {
 			t.Errorf("accepted %q as %+v", text, p)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-sdn/weft/e2e/lab"
+	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
 func (s *session) vm() *cobra.Command {
@@ -26,7 +27,7 @@ func (s *session) vmAdd() *cobra.Command {
 	var host, port string
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use: "add NAME --host H --port PORT", Short: "Plug a VM into a port, get its address by DHCP and print it", Args: cobra.ExactArgs(1),
+		Use: "add NAME --host H --port PORT", Short: "Plug a VM into a port as its vif_type says, get its address by DHCP and print it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
@@ -34,11 +35,12 @@ func (s *session) vmAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, err := findPort(ctx, l, port)
+			spec, err := findPort(ctx, l, port)
 			if err != nil {
 				return err
 			}
-			vm, err := l.AddVM(ctx, lab.VMSpec{Name: args[0], Host: host, Port: p})
+			spec.Name, spec.Host = args[0], host
+			vm, err := l.AddVM(ctx, spec)
 			if err != nil {
 				return err
 			}
@@ -57,15 +59,15 @@ func (s *session) vmAdd() *cobra.Command {
 	return cmd
 }
 
-// findPort asks the lab's controller, through the command line client as an operator would.
-func findPort(ctx context.Context, l *lab.Lab, port string) (lab.Port, error) {
+// findPort asks the lab's controller, through the command line client as an operator would, what a VM with the port is like.
+func findPort(ctx context.Context, l *lab.Lab, port string) (lab.VMSpec, error) {
 	bin, err := l.Bin()
 	if err != nil {
-		return lab.Port{}, err
+		return lab.VMSpec{}, err
 	}
 	env, err := l.Env()
 	if err != nil {
-		return lab.Port{}, err
+		return lab.VMSpec{}, err
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "weft"), "port", "show", "-o", "json", "--", port)
@@ -76,23 +78,24 @@ func findPort(ctx context.Context, l *lab.Lab, port string) (lab.Port, error) {
 	cmd.Stderr = &stderr
 	text, err := cmd.Output()
 	if err != nil {
-		return lab.Port{}, fmt.Errorf("find port %q: weft port show: %w: %s", port, err, strings.TrimSpace(stderr.String()))
+		return lab.VMSpec{}, fmt.Errorf("find port %q: weft port show: %w: %s", port, err, strings.TrimSpace(stderr.String()))
 	}
 	return parsePort(text)
 }
 
-func parsePort(text []byte) (lab.Port, error) {
+func parsePort(text []byte) (lab.VMSpec, error) {
 	var shown struct {
 		ID  string `json:"id"`
 		MAC string `json:"mac_address"`
+		VIF string `json:"vif_type"`
 	}
 	if err := json.Unmarshal(text, &shown); err != nil {
-		return lab.Port{}, fmt.Errorf("read what weft port show printed: %w", err)
+		return lab.VMSpec{}, fmt.Errorf("read what weft port show printed: %w", err)
 	}
 	if shown.ID == "" || shown.MAC == "" {
-		return lab.Port{}, fmt.Errorf("weft port show printed no id or no mac_address: %s", text)
+		return lab.VMSpec{}, fmt.Errorf("weft port show printed no id or no mac_address: %s", text)
 	}
-	return lab.Port{ID: shown.ID, MAC: shown.MAC}, nil
+	return lab.VMSpec{Port: lab.Port{ID: shown.ID, MAC: shown.MAC}, Hybrid: shown.VIF == weftv1.VifType_VIF_TYPE_HYBRID.String()}, nil
 }
 
 func (s *session) findVM(name string) (*lab.VM, error) {
