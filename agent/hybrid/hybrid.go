@@ -269,12 +269,12 @@ func (f family) before() []string {
 func icmp6(kind int) string { return fmt.Sprintf("-p ipv6-icmp -m icmp6 --icmpv6-type %d ", kind) }
 
 // judged is what the groups allow. Of a connection the way back passes as it is; the way there is judged each time, so that
-// a rule that goes ends what it allowed.
+// a rule that goes ends what it allowed. Packets of stateless groups are of no connection, but as long as a rule asks for those,
+// the kernel puts fragments together before any rule sees them (nf_defrag_ipv4, nf_defrag_ipv6): later ones have no ports.
 func (f family) judged(p Port, prefix string) []string {
-	var out []string
-	if p.Stateful {
-		out = append(out, "-m conntrack --ctstate INVALID -j DROP", "-m conntrack --ctstate RELATED -j ACCEPT",
-			"-m conntrack --ctstate ESTABLISHED --ctdir REPLY -j ACCEPT")
+	out := []string{
+		"-m conntrack --ctstate INVALID -j DROP", "-m conntrack --ctstate RELATED -j ACCEPT",
+		"-m conntrack --ctstate ESTABLISHED --ctdir REPLY -j ACCEPT",
 	}
 	for _, g := range slices.Sorted(slices.Values(p.Groups)) {
 		out = append(out, "-j "+groupChain(prefix, g))
