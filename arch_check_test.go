@@ -702,15 +702,15 @@ func f(r *rand.Rand) {
 	{
 		"only drivers touch the host", checkRestricted,
 		map[string]string{
-			"agent/loop.go":      "package agent\nimport _ \"os/exec\"",
-			"agent/loop_test.go": "package agent\nimport _ \"os/exec\"",
-			"agent/dhcp/d.go":    "package dhcp\nimport _ \"os/exec\"",
-			"agent/nat/n.go":     "package nat\nimport _ \"github.com/ovn-org/libovsdb/client\"",
+			"agent/loop.go":       "package agent\nimport _ \"os/exec\"",
+			"agent/loop_test.go":  "package agent\nimport _ \"os/exec\"",
+			"agent/dhcp/d.go":     "package dhcp\nimport _ \"os/exec\"",
+			"agent/iptables/n.go": "package iptables\nimport _ \"github.com/ovn-org/libovsdb/client\"",
 		},
 		[]string{
-			"agent/loop.go:2: agent imports os/exec: only drivers start processes; it belongs in agent/conntrack, agent/dhcp, agent/garp, agent/hybrid/host, agent/ipset, " +
-				"agent/metadata, agent/metadata/proxy, agent/metadata/wire, agent/nat, agent/netns, agent/openflow, agent/ovs, agent/ovs/ovstest, cmd/weft-lab/..., e2e/..., proto/store/storetest",
-			"agent/nat/n.go:2: agent/nat imports github.com/ovn-org/libovsdb/client: one package hides the OVSDB library; it belongs in agent/ovs/..., e2e/...",
+			"agent/loop.go:2: agent imports os/exec: only drivers start processes; it belongs in agent/conntrack, agent/dhcp, agent/garp, agent/hybrid/host, agent/ipset, agent/iptables, " +
+				"agent/metadata, agent/metadata/proxy, agent/metadata/wire, agent/netns, agent/openflow, agent/ovs, agent/ovs/ovstest, cmd/weft-lab/..., e2e/..., proto/store/storetest",
+			"agent/iptables/n.go:2: agent/iptables imports github.com/ovn-org/libovsdb/client: one package hides the OVSDB library; it belongs in agent/ovs/..., e2e/...",
 		},
 	},
 	{

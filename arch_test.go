@@ -92,7 +92,7 @@ var randAllowed = []string{"New", "NewChaCha8", "NewPCG", "NewSource", "NewZipf"
 // restricted says which packages alone may import what touches the host or the store, outside tests.
 var restricted = []restriction{
 	{"github.com/ovn-org/libovsdb/...", []string{"agent/ovs/...", "e2e/..."}, "one package hides the OVSDB library"},
-	{"github.com/coreos/go-iptables/...", []string{"agent/nat", "e2e/..."}, "one package owns the tables of a namespace"},
+	{"github.com/coreos/go-iptables/...", []string{"agent/iptables", "e2e/..."}, "one package owns the tables of a namespace"},
 	{"github.com/vishvananda/...", append(drivers("agent/ovs/ovstest"), "e2e/..."), "only drivers touch the host"},
 	{"os/exec", append(drivers("agent/ovs/ovstest"), "cmd/weft-lab/...", "e2e/...", "proto/store/storetest"), "only drivers start processes"},
 	{"syscall", append(drivers("agent/ovs/ovstest"), "cmd/...", "e2e/...", "proto/store/storetest"), "only drivers make system calls"},
@@ -104,7 +104,7 @@ var restricted = []restriction{
 // drivers are the packages of the agent with effects on the host, and more.
 func drivers(more ...string) []string {
 	return append([]string{
-		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/hybrid/host", "agent/ipset", "agent/metadata", "agent/metadata/proxy", "agent/metadata/wire", "agent/nat", "agent/netns",
+		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/hybrid/host", "agent/ipset", "agent/iptables", "agent/metadata", "agent/metadata/proxy", "agent/metadata/wire", "agent/netns",
 		"agent/openflow", "agent/ovs",
 	}, more...)
 }

@@ -134,7 +134,7 @@ func (s *services) audit(ctx context.Context, u unit, want any) error {
 	if len(d) > 0 {
 		found(s.log, s.metrics, "differs from the plan, repairing it", d, "kind", u.kind, "id", u.id)
 	}
-	if r, ok := want.(*plan.Router); ok && slices.ContainsFunc(d, func(d desired.Difference) bool { return d.Kind == "nat" }) {
+	if r, ok := want.(*plan.Router); ok && slices.ContainsFunc(d, func(d desired.Difference) bool { return d.Kind == "iptables" }) {
 		if err := s.nat.Resync(ctx, r.Namespace.Name, r.Namespace.IPTables); err != nil {
 			return err
 		}

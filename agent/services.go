@@ -19,9 +19,9 @@ import (
 	"github.com/weft-sdn/weft/agent/garp"
 	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/hybrid/host"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/agent/metadata"
 	"github.com/weft-sdn/weft/agent/metadata/wire"
-	"github.com/weft-sdn/weft/agent/nat"
 	"github.com/weft-sdn/weft/agent/netns"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -34,7 +34,7 @@ const buildTimeout = 20 * time.Second
 // different units at once.
 type services struct {
 	ns       *netns.Manager
-	nat      *nat.Driver
+	nat      *iptables.Driver
 	dhcp     *dhcp.Manager
 	filters  *host.Driver
 	announce *garp.Announcer
@@ -63,7 +63,7 @@ func newServices(ctx context.Context, cfg Config, ovs switching, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	natDriver, err := nat.New(ctx, nat.Options{Enter: ns.Run, Log: log})
+	natDriver, err := iptables.New(ctx, iptables.Options{Enter: ns.Run, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func soon(err error) bool {
 func told(err error) bool { return errors.Is(err, errNotNumbered) }
 
 // busy reports whether an error tells that another program is in the way.
-func busy(err error) bool { return errors.Is(err, nat.ErrLocked) }
+func busy(err error) bool { return errors.Is(err, iptables.ErrLocked) }
 
 // build makes a unit what is wanted.
 func (s *services) build(ctx context.Context, u unit, want any) error {

@@ -108,7 +108,7 @@ func TestWhatSomebodyElseChangesOnANodeIsRepaired(t *testing.T) {
 		{"small things", []change{
 			{"the gateway's addresses deleted", "address", router, "ip addr flush dev $(GATEWAY) scope global"},
 			{"an address added", "address", router, "ip addr add 10.99.0.1/24 dev $(ip -o link | grep -o 'qr-[0-9a-f-]*' | head -1)"},
-			{"NAT rules flushed", "nat", router, "iptables -t nat -F weft-l3-agent-PREROUTING; iptables -t nat -F weft-l3-agent-snat"},
+			{"NAT rules flushed", "iptables", router, "iptables -t nat -F weft-l3-agent-PREROUTING; iptables -t nat -F weft-l3-agent-snat"},
 			{"forwarding switched off", "namespace", router, "sysctl -qw net.ipv4.ip_forward=0"},
 			{"the gateway's MTU changed", "link", router, "ip link set $(GATEWAY) mtu 1300"},
 			{"the DHCP server's address deleted", "address", server, "ip addr flush dev $(ip -o link | grep -o 'tap[0-9a-f-]*' | head -1) scope global"},
@@ -117,7 +117,7 @@ func TestWhatSomebodyElseChangesOnANodeIsRepaired(t *testing.T) {
 		}},
 		{"greater things", []change{
 			{"the default route deleted", "route", router, "ip route del default"},
-			{"all of NAT deleted", "nat", router, "for j in PREROUTING OUTPUT POSTROUTING; do iptables -t nat -F $j; done"},
+			{"all of NAT deleted", "iptables", router, "for j in PREROUTING OUTPUT POSTROUTING; do iptables -t nat -F $j; done"},
 			{"the gateway set down", "link", router, "ip link set $(GATEWAY) down"},
 		}},
 		{"the gateway deleted", []change{{"it is deleted", "link", router, "ip link del $(GATEWAY)"}}},

@@ -18,7 +18,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/conntrack"
 	"github.com/weft-sdn/weft/agent/desired"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/agent/netns"
 )
 
@@ -34,7 +34,7 @@ const (
 type lab struct {
 	t                       *testing.T
 	ns                      *netns.Manager
-	nat                     *nat.Driver
+	nat                     *iptables.Driver
 	router, inside, outside string
 }
 
@@ -47,7 +47,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := nat.New(context.Background(), nat.Options{Enter: m.Run})
+	d, err := iptables.New(context.Background(), iptables.Options{Enter: m.Run})
 	if err != nil {
 		t.Fatal(err)
 	}

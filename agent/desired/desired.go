@@ -1,7 +1,7 @@
 // Package desired holds the values that the planner produces and the drivers realise: what a node should
 // have, as plain data that prints as text. It has no behaviour beyond comparison and rendering, imports no
 // driver and does no I/O; how a value gets onto the host is the drivers' business (agent/ovs, agent/openflow,
-// agent/netns, agent/nat, agent/dhcp).
+// agent/netns, agent/iptables, agent/dhcp).
 package desired
 
 import (

@@ -2,7 +2,7 @@ package desired
 
 // Difference is something on a host that is not as planned, as text for people.
 type Difference struct {
-	// Kind is "flow", "port", "bridge", "namespace", "link", "address", "route", "nat", "dhcp" or "metadata".
+	// Kind is "flow", "port", "bridge", "namespace", "link", "address", "route", "iptables", "ipset", "sysctl", "dhcp" or "metadata".
 	Kind string
 	// Object says where and which: "qrouter-…/qg-…", "br-int table=0, priority=100,in_port=3".
 	Object string

@@ -5,7 +5,7 @@
 //
 // What is planned means the same as the flows by which br-int filters VMs that are plugged straight. One part is left to
 // br-int in both cases: that MAC addresses, ARP and neighbour discovery are the port's own, and that nothing but IP and ARP
-// passes. The package is pure; agent/nat and agent/ipset hold the host to the plan.
+// passes. The package is pure; agent/iptables and agent/ipset hold the host to the plan.
 package hybrid
 
 import (
@@ -96,7 +96,7 @@ const (
 // portChain is a port's chain: as much of the port's id as names its device (REFERENCE R9).
 func portChain(prefix, id string) string { return prefix + id[:min(11, len(id))] }
 
-// groupChain is a group's chain: as much of the group's id as fits into 28 characters (agent/nat).
+// groupChain is a group's chain: as much of the group's id as fits into 28 characters (agent/iptables).
 func groupChain(prefix, id string) string {
 	id = strings.ReplaceAll(id, "-", "")
 	return prefix + id[:min(19, len(id))]

@@ -12,7 +12,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/hybrid"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/proto/model"
 )
 
@@ -57,7 +57,7 @@ func TestPlanReads(t *testing.T) {
 	p := hybrid.New(f)
 	var b strings.Builder
 	for _, tables := range []desired.IPTables{p.IPv4, p.IPv6} {
-		text, err := nat.Render(tables)
+		text, err := iptables.Render(tables)
 		if err != nil {
 			t.Fatal(err)
 		}

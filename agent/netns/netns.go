@@ -1,6 +1,6 @@
 // Package netns makes, fills and removes the network namespaces of routers and DHCP services (REFERENCE.md R14, R15).
 // It is the only package that creates namespaces or changes links, addresses, routes and sysctls in them. It is not
-// where NAT rules (agent/nat), DHCP servers (agent/dhcp) or OVS ports (agent/ovs) are made: a link is one end of a veth
+// where NAT rules (agent/iptables), DHCP servers (agent/dhcp) or OVS ports (agent/ovs) are made: a link is one end of a veth
 // pair whose other end, of the same name, is left on the host for OVS.
 //
 // # Order

@@ -17,7 +17,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/flow"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/agent/plan"
 	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
@@ -176,7 +176,7 @@ func (n *node) text(t *testing.T) string {
 	for _, id := range slices.Sorted(maps.Keys(n.planner.Routers())) {
 		r := n.planner.Routers()[id]
 		writeNamespace(&b, r.Namespace)
-		rules, err := nat.Render(r.Namespace.IPTables)
+		rules, err := iptables.Render(r.Namespace.IPTables)
 		if err != nil {
 			t.Fatal(err)
 		}

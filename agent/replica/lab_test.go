@@ -20,7 +20,7 @@ import (
 
 	"github.com/weft-sdn/weft/agent/conntrack"
 	"github.com/weft-sdn/weft/agent/desired"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/agent/netns"
 	"github.com/weft-sdn/weft/agent/peer"
 	"github.com/weft-sdn/weft/agent/replica"
@@ -129,7 +129,7 @@ func (l *lab) wire(ns, link, bridge, port, mac string, addrs ...string) {
 
 func (l *lab) rules(ns, external string) {
 	l.t.Helper()
-	d, err := nat.New(l.t.Context(), nat.Options{Enter: l.ns.Run})
+	d, err := iptables.New(l.t.Context(), iptables.Options{Enter: l.ns.Run})
 	if err != nil {
 		l.t.Fatal(err)
 	}

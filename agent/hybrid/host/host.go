@@ -21,7 +21,7 @@ import (
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/hybrid"
 	"github.com/weft-sdn/weft/agent/ipset"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/proto/model"
 )
 
@@ -36,7 +36,7 @@ type Options struct {
 type Driver struct {
 	enter  func(func() error) error
 	mu     sync.Mutex
-	v4, v6 *nat.Driver
+	v4, v6 *iptables.Driver
 	sets   ipset.Driver
 	// used: there may be filters; while there are none, nothing is asked of the kernel that filters alone need.
 	used bool
@@ -55,9 +55,9 @@ func New(ctx context.Context, o Options) (*Driver, error) {
 		d.enter = func(fn func() error) error { return fn() }
 	}
 	in := func(_ string, fn func() error) error { return d.enter(fn) }
-	for family, driver := range map[bool]**nat.Driver{false: &d.v4, true: &d.v6} {
+	for family, driver := range map[bool]**iptables.Driver{false: &d.v4, true: &d.v6} {
 		var err error
-		if *driver, err = nat.New(ctx, nat.Options{Enter: in, IPv6: family, Prefix: hybrid.ChainPrefix, Log: o.Log}); err != nil {
+		if *driver, err = iptables.New(ctx, iptables.Options{Enter: in, IPv6: family, Prefix: hybrid.ChainPrefix, Log: o.Log}); err != nil {
 			return nil, err
 		}
 	}
@@ -78,10 +78,10 @@ func (d *Driver) Writes() uint64 {
 func (d *Driver) Apply(ctx context.Context, want *hybrid.Filters) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ensure := (*nat.Driver).Ensure
+	ensure := (*iptables.Driver).Ensure
 	if want == d.wanted {
 		d.sets.Resync()
-		ensure = (*nat.Driver).Resync
+		ensure = (*iptables.Driver).Resync
 	}
 	d.used = d.used || len(want.Ports) > 0
 	if !d.used { // an earlier agent's may be there
@@ -134,7 +134,7 @@ func (d *Driver) Resync(ctx context.Context, want *hybrid.Filters) error {
 }
 
 // ensurer is how a family's tables are made what is wanted.
-type ensurer func(d *nat.Driver, ctx context.Context, namespace string, want desired.IPTables) error
+type ensurer func(d *iptables.Driver, ctx context.Context, namespace string, want desired.IPTables) error
 
 func (d *Driver) rules(ctx context.Context, p hybrid.Plan, ensure ensurer) error {
 	return errors.Join(ensure(d.v4, ctx, place, p.IPv4), ensure(d.v6, ctx, place, p.IPv6))

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/weft-sdn/weft/agent/hybrid"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/proto/model"
 )
 
@@ -67,7 +67,7 @@ func (d *Driver) prepare(ctx context.Context, want *hybrid.Filters) error {
 func (d *Driver) enforce(ctx context.Context, want *hybrid.Filters, ensure ensurer) error {
 	taken := want.Without(d.refused)
 	err := d.rules(ctx, hybrid.New(taken), ensure)
-	if err == nil || errors.Is(err, nat.ErrLocked) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, iptables.ErrLocked) || ctx.Err() != nil {
 		return err
 	}
 	known := len(d.refused)
@@ -80,7 +80,7 @@ func (d *Driver) enforce(ctx context.Context, want *hybrid.Filters, ensure ensur
 
 // try adds those of some rules to the refused that iptables does not take. Rules of several groups that read the same are one.
 func (d *Driver) try(ctx context.Context, want *hybrid.Filters, rules []model.Rule) error {
-	for ipv6, driver := range map[bool]*nat.Driver{false: d.v4, true: d.v6} {
+	for ipv6, driver := range map[bool]*iptables.Driver{false: d.v4, true: d.v6} {
 		texts := map[string][]model.Rule{}
 		for _, r := range rules {
 			if text, fits := want.Text(r); fits && r.IPv6 == ipv6 {

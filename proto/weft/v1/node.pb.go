@@ -462,7 +462,7 @@ func (x *Pool) GetEtag() string {
 // Difference is something on a node that is not as it should be.
 type Difference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What kind of thing: "flow", "port", "bridge", "namespace", "link", "address", "route", "nat", "dhcp".
+	// What kind of thing: "flow", "port", "bridge", "namespace", "link", "address", "route", "iptables", "ipset", "sysctl", "dhcp".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Where and which: "br-int table=0 priority=100,in_port=3", "qrouter-…/qg-….".
 	Object string `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`

@@ -1,4 +1,4 @@
-package nat
+package iptables
 
 import (
 	"context"
@@ -99,7 +99,7 @@ func differences(namespace string, have, goal state) []desired.Difference {
 		for _, chain := range union(h.jumps, g.jumps) {
 			out = append(out, listDifferences(where+chain, jumpRules(h.jumps[chain]), jumpRules(g.jumps[chain]))...)
 			if g.first[chain] && h.behind[chain] {
-				out = append(out, desired.Difference{Kind: "nat", Object: where + chain, Desired: "weft's jumps first", Actual: "a rule of others before them"})
+				out = append(out, desired.Difference{Kind: "iptables", Object: where + chain, Desired: "weft's jumps first", Actual: "a rule of others before them"})
 			}
 		}
 		for _, chain := range union(h.chains, g.chains) {
@@ -107,9 +107,9 @@ func differences(namespace string, have, goal state) []desired.Difference {
 			_, wanted := g.chains[chain]
 			switch {
 			case wanted && !there:
-				out = append(out, desired.Difference{Kind: "nat", Object: where + chain, Desired: fmt.Sprintf("a chain of %d rules", len(g.chains[chain]))})
+				out = append(out, desired.Difference{Kind: "iptables", Object: where + chain, Desired: fmt.Sprintf("a chain of %d rules", len(g.chains[chain]))})
 			case there && !wanted:
-				out = append(out, desired.Difference{Kind: "nat", Object: where + chain, Actual: fmt.Sprintf("a chain of %d rules", len(h.chains[chain]))})
+				out = append(out, desired.Difference{Kind: "iptables", Object: where + chain, Actual: fmt.Sprintf("a chain of %d rules", len(h.chains[chain]))})
 			default:
 				out = append(out, listDifferences(where+chain, h.chains[chain], g.chains[chain])...)
 			}
@@ -144,17 +144,17 @@ func listDifferences(object string, have, want []string) []desired.Difference {
 	}
 	for _, rule := range want {
 		if left[rule]--; left[rule] < 0 {
-			out = append(out, desired.Difference{Kind: "nat", Object: object, Desired: rule})
+			out = append(out, desired.Difference{Kind: "iptables", Object: object, Desired: rule})
 		}
 	}
 	for _, rule := range have {
 		if left[rule] > 0 {
 			left[rule]--
-			out = append(out, desired.Difference{Kind: "nat", Object: object, Actual: rule})
+			out = append(out, desired.Difference{Kind: "iptables", Object: object, Actual: rule})
 		}
 	}
 	if len(out) == 0 && !slices.Equal(have, want) {
-		out = append(out, desired.Difference{Kind: "nat", Object: object, Desired: "the planned order of rules", Actual: "another order"})
+		out = append(out, desired.Difference{Kind: "iptables", Object: object, Desired: "the planned order of rules", Actual: "another order"})
 	}
 	return out
 }

@@ -1,4 +1,4 @@
-package nat_test
+package iptables_test
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/weft-sdn/weft/agent/desired"
-	"github.com/weft-sdn/weft/agent/nat"
+	"github.com/weft-sdn/weft/agent/iptables"
 	"github.com/weft-sdn/weft/agent/netns"
 )
 
@@ -62,7 +62,7 @@ func router(n int) desired.IPTables {
 
 // space is a namespace of its own with a driver for it.
 type space struct {
-	*nat.Driver
+	*iptables.Driver
 	t    testing.TB
 	ns   *netns.Manager
 	name string
@@ -93,7 +93,7 @@ func newSpace(t testing.TB) *space {
 // restart replaces the driver, as a restarted agent would.
 func (s *space) restart() {
 	s.t.Helper()
-	d, err := nat.New(context.Background(), nat.Options{Enter: s.ns.Run})
+	d, err := iptables.New(context.Background(), iptables.Options{Enter: s.ns.Run})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func golden(t *testing.T, file, got string) {
 }
 
 func TestRenderPrintsTheWholeState(t *testing.T) {
-	text, err := nat.Render(router(2))
+	text, err := iptables.Render(router(2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,11 +277,11 @@ func TestDiffNamesTheRulesAndTheChains(t *testing.T) {
 	}
 	slices.Sort(got)
 	if d := cmp.Diff([]string{
-		"nat NS mangle weft-mark: missing: a chain of 1 rules",
-		"nat NS nat PREROUTING: missing: -j weft-PREROUTING",
-		"nat NS nat weft-OUTPUT: missing: -d 203.0.113.2/32 -j DNAT --to-destination 10.1.0.3",
-		"nat NS nat weft-old: surplus: a chain of 0 rules",
-		"nat NS nat weft-snat: surplus: -j RETURN",
+		"iptables NS mangle weft-mark: missing: a chain of 1 rules",
+		"iptables NS nat PREROUTING: missing: -j weft-PREROUTING",
+		"iptables NS nat weft-OUTPUT: missing: -d 203.0.113.2/32 -j DNAT --to-destination 10.1.0.3",
+		"iptables NS nat weft-old: surplus: a chain of 0 rules",
+		"iptables NS nat weft-snat: surplus: -j RETURN",
 	}, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
@@ -289,7 +289,7 @@ func TestDiffNamesTheRulesAndTheChains(t *testing.T) {
 
 func TestDiffOfUnchangedRulesStartsNoProcess(t *testing.T) {
 	s := newSpace(t)
-	if s.Backend() != nat.NFTables {
+	if s.Backend() != iptables.NFTables {
 		t.Skip("only nf_tables says that nothing has changed")
 	}
 	want := router(2)
@@ -332,7 +332,7 @@ func legacy(t *testing.T) (lock string) {
 func TestALockHeldByAnotherProgramIsAnErrorOfItsOwn(t *testing.T) {
 	lock := legacy(t)
 	s := newSpace(t)
-	if s.Backend() != nat.Legacy {
+	if s.Backend() != iptables.Legacy {
 		t.Fatalf("backend %s", s.Backend())
 	}
 	f, err := os.Create(lock)
@@ -343,7 +343,7 @@ func TestALockHeldByAnotherProgramIsAnErrorOfItsOwn(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Ensure(context.Background(), s.name, router(1)); !errors.Is(err, nat.ErrLocked) {
+	if err := s.Ensure(context.Background(), s.name, router(1)); !errors.Is(err, iptables.ErrLocked) {
 		t.Errorf("with the lock held: %v", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
@@ -537,7 +537,7 @@ func TestTheInstalledIptablesIsRecognised(t *testing.T) {
 func TestOwnedGoesByTheName(t *testing.T) {
 	var owned []string
 	for _, name := range []string{"weft-snat", "weft-", "neutron-l3-agent-snat", "POSTROUTING", "", "xweft-a"} {
-		if nat.Owned(name, nat.Prefix) {
+		if iptables.Owned(name, iptables.Prefix) {
 			owned = append(owned, name)
 		}
 	}

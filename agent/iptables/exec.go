@@ -1,4 +1,4 @@
-package nat
+package iptables
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-iptables/iptables"
+	goiptables "github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -38,11 +38,11 @@ func (d *Driver) program() string {
 // detect asks iptables for what it can do, and iptables, iptables-save and iptables-restore for their backend, in which
 // they have to agree.
 func (d *Driver) detect(ctx context.Context) (Backend, error) {
-	protocol := iptables.ProtocolIPv4
+	protocol := goiptables.ProtocolIPv4
 	if d.ipv6 {
-		protocol = iptables.ProtocolIPv6
+		protocol = goiptables.ProtocolIPv6
 	}
-	ipt, err := iptables.New(iptables.IPFamily(protocol))
+	ipt, err := goiptables.New(goiptables.IPFamily(protocol))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: install the package iptables", d.program(), err)
 	}

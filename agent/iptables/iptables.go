@@ -1,4 +1,4 @@
-// Package nat holds weft's iptables chains in a namespace at their wanted content: the address translation of routers
+// Package iptables holds weft's iptables chains in a namespace at their wanted content: the address translation of routers
 // (REFERENCE.md R16), and the filters of VMs that are plugged the hybrid way (R13). It knows nothing of routers, floating IPs
 // or security groups: which rules there are is the planners' business (agent/desired, IPTables).
 //
@@ -16,7 +16,7 @@
 //
 // A chain is weft's when it begins with the driver's prefix: in a namespace that is weft's, Prefix; in another a longer one.
 // In a built-in chain only the rules `-A BUILTIN -j <weft's chain>` are weft's. Everything else stays where it is.
-package nat
+package iptables
 
 import (
 	"cmp"
@@ -88,7 +88,7 @@ type memory struct {
 // missing or disagree.
 func New(ctx context.Context, o Options) (*Driver, error) {
 	if o.Enter == nil {
-		return nil, errors.New("nat: Options.Enter is missing")
+		return nil, errors.New("iptables: Options.Enter is missing")
 	}
 	d := &Driver{enter: o.Enter, ipv6: o.IPv6, prefix: cmp.Or(o.Prefix, Prefix), timeout: o.Timeout, log: o.Log, seen: make(map[string]memory), glances: make(map[string]glance)}
 	if d.timeout == 0 {
