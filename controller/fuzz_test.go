@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,6 @@ import (
 
 	"github.com/weft-sdn/weft/controller/audit"
 	"github.com/weft-sdn/weft/proto/store"
-	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
 
 // FuzzAPI sends random well-typed messages through a real server: whatever they say, no call may panic or fail for a
@@ -65,18 +65,23 @@ func seeded(data []byte) *rand.Rand {
 	return rand.New(rand.NewPCG(h.Sum64(), 1))
 }
 
+// unaryMethods are all methods of the API but streams, and but what sets quotas: that would leave nothing else to try.
 func unaryMethods() []protoreflect.MethodDescriptor {
 	var out []protoreflect.MethodDescriptor
-	for _, file := range []protoreflect.FileDescriptor{
-		weftv1.File_weft_v1_network_proto, weftv1.File_weft_v1_subnet_proto, weftv1.File_weft_v1_port_proto,
-		weftv1.File_weft_v1_router_proto, weftv1.File_weft_v1_floatingip_proto, weftv1.File_weft_v1_segment_proto, weftv1.File_weft_v1_node_proto,
-	} {
+	protoregistry.GlobalFiles.RangeFilesByPackage("weft.v1", func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
-			for j := range file.Services().Get(i).Methods().Len() {
-				out = append(out, file.Services().Get(i).Methods().Get(j))
+			methods := file.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				if m := methods.Get(j); !m.IsStreamingServer() && m.Name() != "SetQuota" {
+					out = append(out, m)
+				}
 			}
 		}
-	}
+		return true
+	})
+	slices.SortFunc(out, func(a, b protoreflect.MethodDescriptor) int {
+		return strings.Compare(string(a.FullName()), string(b.FullName()))
+	})
 	return out
 }
 
@@ -118,13 +123,15 @@ type generator struct {
 
 // mutable is what update masks may name.
 var mutable = map[string][]string{
-	"UpdateNetworkRequest":      {"admin_state_up", "shared", "external", "mtu", "dns_domain", "project"},
-	"UpdateSubnetRequest":       {"allocation_pools", "dns_nameservers", "host_routes", "enable_dhcp", "cidr"},
-	"UpdatePortRequest":         {"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts", "bound_host"},
-	"UpdateRouterRequest":       {"admin_state_up", "interfaces"},
-	"UpdateFloatingIpRequest":   {"port_id", "fixed_ip_address", "port_id"},
-	"UpdateSegmentRangeRequest": {"minimum", "maximum"},
-	"UpdateNodeRequest":         {"labels"},
+	"UpdateNetworkRequest":       {"admin_state_up", "shared", "external", "mtu", "dns_domain", "project", "port_security_enabled"},
+	"UpdateSubnetRequest":        {"allocation_pools", "dns_nameservers", "host_routes", "enable_dhcp", "cidr"},
+	"UpdatePortRequest":          {"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts", "bound_host", "security_groups", "allowed_address_pairs", "port_security_enabled", "instance"},
+	"UpdateSecurityGroupRequest": {"stateful", "description", "project"},
+	"UpdateAddressGroupRequest":  {"addresses", "description"},
+	"UpdateRouterRequest":        {"admin_state_up", "interfaces"},
+	"UpdateFloatingIpRequest":    {"port_id", "fixed_ip_address", "port_id"},
+	"UpdateSegmentRangeRequest":  {"minimum", "maximum"},
+	"UpdateNodeRequest":          {"labels"},
 }
 
 func (g *generator) intN(n int) int {
@@ -185,7 +192,7 @@ func (g *generator) element(l protoreflect.List, fd protoreflect.FieldDescriptor
 // id is the id of an object of the kind that a message is of or speaks of, seldom of another.
 func (g *generator) id(fd protoreflect.FieldDescriptor) string {
 	of := strings.ToLower(string(fd.ContainingMessage().Name()))
-	for _, kind := range []string{"network", "subnet", "port", "router", "floatingip", "segmentrange"} {
+	for _, kind := range []string{"securitygrouprule", "securitygroup", "addressgroup", "networkgrant", "network", "subnet", "port", "router", "floatingip", "segmentrange"} {
 		if strings.Contains(of, kind) && g.intN(10) > 0 {
 			return g.known.pick(kind)
 		}
@@ -227,8 +234,16 @@ func (g *generator) text(fd protoreflect.FieldDescriptor) string {
 	switch name := string(fd.Name()); {
 	case name == "id":
 		return g.id(fd)
+	case name == "ids", name == "remote_group_id":
+		return g.known.pick("securitygroup")
+	case name == "remote_address_group_id":
+		return g.known.pick("addressgroup")
 	case strings.HasSuffix(name, "_id") && name != "device_id":
-		return g.known.pick(strings.TrimSuffix(name, "_id"))
+		return g.known.pick(strings.ReplaceAll(strings.TrimSuffix(name, "_id"), "_", ""))
+	case name == "remote_cidr", name == "addresses":
+		return pick("0.0.0.0/0", "10.0.0.0/24", "10.0.0.7", "192.0.2.0/25", "::/0", "2001:db8::/32", "10.0.0.1/24", "::ffff:10.0.0.0/120")
+	case name == "protocol":
+		return pick("", "tcp", "udp", "icmp", "ipv6-icmp", "47", "255", "256", "vrrp")
 	case name == "cidr", name == "destination":
 		return pick("10.0.0.0/24", "10.0.1.0/28", "10.0.0.0/16", "203.0.113.0/29", "192.168.0.0/30", "10.0.0.1/24", "0.0.0.0/0")
 	case name == "ip_address", name == "gateway_ip", name == "start", name == "end", name == "nexthop", name == "fixed_ip_address", name == "dns_nameservers":
@@ -237,7 +252,7 @@ func (g *generator) text(fd protoreflect.FieldDescriptor) string {
 		return pick("fa:16:3e:00:00:01", "FA:16:3E:00:00:02", "01:00:5e:00:00:01", g.known.pick("mac_address"))
 	case name == "physical_network":
 		return pick("", "", "", "tenant", "ext1")
-	case name == "project":
+	case name == "project", name == "target_project":
 		return pick("", "", "default", "other")
 	case name == "host", name == "bound_host":
 		return pick("", "net1", "cmp1")
