@@ -174,7 +174,7 @@ func run(ctx context.Context, cfg config.Config, logTo io.Writer) error {
 	}
 	c, err := controller.Start(starting, controller.Options{
 		Client: client, Credential: credential, Users: users, Issuer: issuer, Trail: trail, UnderlayMTU: cfg.UnderlayMTU, Quotas: quotas, Log: log, Name: name,
-		Metrics: registry,
+		Metrics:       registry,
 		NodeDeadAfter: time.Duration(cfg.NodeDeadAfterSeconds) * time.Second,
 	})
 	if err != nil {
