@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -198,8 +199,8 @@ func elements(resp protoreflect.Message) (objs []proto.Message, next string) {
 }
 
 // Resolve returns the id of the object that a person means by ref: its id, its name in the project, for a floating IP
-// also its address. No such object is an error, and so are several, with the candidates. An external network of another
-// project is found when the project has none of that name.
+// also its address. No such object is an error, and so are several, with the candidates. A network of another project, shared,
+// external or granted, is found when the project has none of that name: nobody takes a name from it by granting it something.
 func (c *Client) Resolve(ctx context.Context, k Kind, project, ref string) (string, error) {
 	if _, err := uuid.Parse(ref); err == nil || k == Node || k == Pool {
 		return ref, nil
@@ -211,13 +212,29 @@ func (c *Client) Resolve(ctx context.Context, k Kind, project, ref string) (stri
 		return "", fmt.Errorf("%q is not the id of %s, which has no name", ref, k.One())
 	}
 	found, err := c.List(ctx, k, Query{Project: project, Filter: refFilter(k, ref)})
-	if err == nil && len(found) == 0 && k == Network && project != "" {
-		found, err = c.List(ctx, k, Query{Filter: refFilter(k, ref) + " AND external = true"})
+	if err == nil && k == Network && project != "" {
+		found, err = c.networks(ctx, project, ref, found)
 	}
 	if err != nil {
 		return "", fmt.Errorf("looking up %s %q: %w", k.Noun(), ref, err)
 	}
 	return one(k, project, ref, found)
+}
+
+// networks are those of a project that are called ref or, where there is none, those of others that it may use; listed are those
+// in its list.
+func (c *Client) networks(ctx context.Context, project, ref string, listed []proto.Message) ([]proto.Message, error) {
+	own := slices.DeleteFunc(slices.Clone(listed), func(m proto.Message) bool { return Field(m, "project") != project })
+	if len(own) > 0 {
+		return own, nil
+	}
+	external, err := c.List(ctx, Network, Query{Filter: refFilter(Network, ref) + " AND external = true"})
+	for _, m := range external {
+		if !slices.ContainsFunc(listed, func(have proto.Message) bool { return Field(have, "id") == Field(m, "id") }) {
+			listed = append(listed, m)
+		}
+	}
+	return listed, err
 }
 
 func refFilter(k Kind, ref string) string {
