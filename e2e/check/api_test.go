@@ -1,6 +1,7 @@
 package check
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -60,7 +61,8 @@ func TestARouterWithTwoNodesIsJoined(t *testing.T) {
 			s.agents[n] = stored[*storev1.Agent]{msg: &storev1.Agent{}}
 		}
 		plan := []string{"net1", "net2"}
-		s.routers["r"] = stored[*weftv1.Router]{&weftv1.Router{Id: "r", Placement: &weftv1.Placement{Nodes: plan}}, 5}
+		s.routers["r"] = stored[*weftv1.Router]{&weftv1.Router{Id: "r", Project: "red", QuotaPlace: 7, Placement: &weftv1.Placement{Nodes: plan}}, 5}
+		s.derived[keys.PlaceClaim("red", keys.KindRouter, 7)] = &storev1.Claim{Kind: keys.KindRouter, Id: "r"}
 		s.active["r"] = stored[*storev1.ActiveRouter]{msg: &storev1.ActiveRouter{Node: "net2", Epoch: 3}}
 		for rank, n := range plan {
 			s.derived[keys.HostObject(n, keys.KindRouter, "r")] = &storev1.RouterBinding{Rank: int32(rank), Nodes: plan} //nolint:gosec // two
@@ -82,6 +84,8 @@ func TestARouterWithTwoNodesIsJoined(t *testing.T) {
 		"net2 is still to hand it over":        func(s *store) { binding(s, "net2").HandOver = "net1" },
 		"; router r is planned on [net1 net2]": func(s *store) { binding(s, "net2").Nodes = []string{"net2"} },
 		"on nodes of several pools":            func(s *store) { s.agents["net2"].msg.Pool = "other" },
+		"claim/place/red/router/00000008 is m": func(s *store) { s.routers["r"].msg.QuotaPlace = 8 },
+		"claim/place/red/router/of-r is miss":  func(s *store) { s.routers["r"].msg.QuotaPlace = 0 },
 	} {
 		s := good()
 		spoil(s)
@@ -101,10 +105,12 @@ func TestAGuestOnANetworkIsJoined(t *testing.T) {
 		s.grants["g"] = stored[*weftv1.NetworkGrant]{msg: &weftv1.NetworkGrant{Id: "g", NetworkId: "n", Project: "red", TargetProject: "green"}}
 		s.scopes[keys.NetworkGrant("n", "g")] = "n"
 		for key, m := range map[string]proto.Message{
-			keys.SegmentClaim("vxlan", "", 0):        &storev1.Claim{Kind: keys.KindNetwork, Id: "n"},
-			keys.MACClaim("n", ""):                   &storev1.Claim{Kind: keys.KindPort, Id: "p"},
-			keys.Locator(keys.KindPort, "p"):         &storev1.Locator{Scope: "n"},
-			keys.Locator(keys.KindNetworkGrant, "g"): &storev1.Locator{Scope: "n"},
+			keys.SegmentClaim("vxlan", "", 0):                  &storev1.Claim{Kind: keys.KindNetwork, Id: "n"},
+			keys.MACClaim("n", ""):                             &storev1.Claim{Kind: keys.KindPort, Id: "p"},
+			keys.UnnumberedPlace("red", keys.KindNetwork, "n"): &storev1.Claim{Kind: keys.KindNetwork, Id: "n"},
+			keys.UnnumberedPlace("green", keys.KindPort, "p"):  &storev1.Claim{Kind: keys.KindPort, Id: "p"},
+			keys.Locator(keys.KindPort, "p"):                   &storev1.Locator{Scope: "n"},
+			keys.Locator(keys.KindNetworkGrant, "g"):           &storev1.Locator{Scope: "n"},
 		} {
 			s.derived[key] = m
 		}
@@ -125,5 +131,39 @@ func TestAGuestOnANetworkIsJoined(t *testing.T) {
 		if !slices.ContainsFunc(found, func(f Finding) bool { return f.Promise == Exact && strings.Contains(f.Text, says) }) {
 			t.Errorf("nothing like %q in %v", says, found)
 		}
+	}
+}
+
+// TestWhatCountsIsJoined holds the check to what counts against quotas: everything of tenants', and nothing that the controllers
+// make by themselves.
+func TestWhatCountsIsJoined(t *testing.T) {
+	const egress, ingress = weftv1.Direction_DIRECTION_EGRESS, weftv1.Direction_DIRECTION_INGRESS
+	rule := func(r *weftv1.SecurityGroupRule) stored[*weftv1.SecurityGroupRule] {
+		r.Project, r.SecurityGroupId = "red", "d"
+		return stored[*weftv1.SecurityGroupRule]{msg: r}
+	}
+	self := &weftv1.SecurityGroupRule_RemoteGroupId{RemoteGroupId: "d"}
+	s := newStore()
+	s.ports["dhcp"] = stored[*weftv1.Port]{msg: &weftv1.Port{Project: "red", DeviceOwner: ownerDHCP}}
+	s.ports["leg"] = stored[*weftv1.Port]{msg: &weftv1.Port{Project: "red", DeviceOwner: ownerInterface}}
+	s.ports["vm"] = stored[*weftv1.Port]{msg: &weftv1.Port{Project: "red", DeviceOwner: "compute:nova", QuotaPlace: 1}}
+	s.subnets["s"] = stored[*weftv1.Subnet]{msg: &weftv1.Subnet{Project: "red", QuotaPlace: 2}}
+	s.floating["f"] = stored[*weftv1.FloatingIp]{msg: &weftv1.FloatingIp{Project: "red", QuotaPlace: 3}}
+	s.groups["d"] = stored[*weftv1.SecurityGroup]{msg: &weftv1.SecurityGroup{Project: "red", Name: "default"}}
+	s.groups["w"] = stored[*weftv1.SecurityGroup]{msg: &weftv1.SecurityGroup{Project: "red", Name: "web", QuotaPlace: 4}}
+	s.addressGroups["a"] = stored[*weftv1.AddressGroup]{msg: &weftv1.AddressGroup{Project: "red", QuotaPlace: 5}}
+	s.rules["out"] = rule(&weftv1.SecurityGroupRule{Direction: egress})
+	s.rules["in"] = rule(&weftv1.SecurityGroupRule{Direction: ingress, Remote: self})
+	s.rules["own"] = rule(&weftv1.SecurityGroupRule{Direction: ingress, QuotaPlace: 6})
+	s.rules["own2"] = rule(&weftv1.SecurityGroupRule{Direction: egress, Remote: self, Protocol: "tcp"})
+	j := &joining{store: s, want: map[string]proto.Message{}}
+	j.counts()
+	want := []string{
+		keys.PlaceClaim("red", keys.KindAddressGroup, 5), keys.PlaceClaim("red", keys.KindFloatingIP, 3), keys.PlaceClaim("red", keys.KindPort, 1),
+		keys.PlaceClaim("red", keys.KindRule, 6), keys.UnnumberedPlace("red", keys.KindRule, "own2"),
+		keys.PlaceClaim("red", keys.KindSecurityGroup, 4), keys.PlaceClaim("red", keys.KindSubnet, 2),
+	}
+	if got := slices.Sorted(maps.Keys(j.want)); !slices.Equal(got, want) || len(j.found) > 0 {
+		t.Errorf("these count: %q, want %q; found %v", got, want, j.found)
 	}
 }
