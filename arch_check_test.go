@@ -709,7 +709,7 @@ func f(r *rand.Rand) {
 		},
 		[]string{
 			"agent/loop.go:2: agent imports os/exec: only drivers start processes; it belongs in agent/conntrack, agent/dhcp, agent/garp, agent/hybrid/host, agent/ipset, agent/iptables, " +
-				"agent/metadata, agent/metadata/proxy, agent/metadata/wire, agent/netns, agent/openflow, agent/ovs, agent/ovs/ovstest, cmd/weft-lab/..., e2e/..., proto/store/storetest",
+				"agent/metadata, agent/metadata/proxy, agent/metadata/wire, agent/neighbour, agent/netns, agent/openflow, agent/ovs, agent/ovs/ovstest, cmd/weft-lab/..., e2e/..., proto/store/storetest",
 			"agent/iptables/n.go:2: agent/iptables imports github.com/ovn-org/libovsdb/client: one package hides the OVSDB library; it belongs in agent/ovs/..., e2e/...",
 		},
 	},

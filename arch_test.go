@@ -104,7 +104,7 @@ var restricted = []restriction{
 // drivers are the packages of the agent with effects on the host, and more.
 func drivers(more ...string) []string {
 	return append([]string{
-		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/hybrid/host", "agent/ipset", "agent/iptables", "agent/metadata", "agent/metadata/proxy", "agent/metadata/wire", "agent/netns",
+		"agent/conntrack", "agent/dhcp", "agent/garp", "agent/hybrid/host", "agent/ipset", "agent/iptables", "agent/metadata", "agent/metadata/proxy", "agent/metadata/wire", "agent/neighbour", "agent/netns",
 		"agent/openflow", "agent/ovs",
 	}, more...)
 }

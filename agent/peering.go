@@ -390,5 +390,14 @@ func (p *peering) observe(reg *prometheus.Registry) error {
 			Help: "Connections replicated, by what was done (sent to peers; made or removed for peers; refused by the kernel; dropped by a limit).",
 		}, func() float64 { return float64(read(stats())) })))
 	}
+	for what, read := range map[string]func(replica.Stats) uint64{
+		"put":     func(s replica.Stats) uint64 { return s.NeighboursPut },
+		"removed": func(s replica.Stats) uint64 { return s.NeighboursRemoved },
+	} {
+		errs = append(errs, reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "weft_agent_replication_neighbours_total", ConstLabels: prometheus.Labels{"what": what},
+			Help: "Neighbours of routers that stand by here, by what was done in their namespaces (put or removed).",
+		}, func() float64 { return float64(read(stats())) })))
+	}
 	return errors.Join(errs...)
 }

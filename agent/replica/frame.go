@@ -6,24 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/neighbour"
 )
 
 // A connection carries frames: 4 bytes length of what follows, 1 byte kind, body. Numbers are in network byte order. A
 // name is 1 byte length and its text.
 //
-//	hello    both     version (1 byte), names of the node and of the one it means to talk to: the first frame each way
-//	changes  sender   router (name), epoch (8), changes
-//	begin    sender   router, epoch: the changes of this router that follow, up to end, are all there is
-//	end      sender   router, epoch
-//	mark     sender   number (8)
-//	want     receiver router: send everything of it, and then what changes
-//	unwant   receiver router
-//	ack      receiver number: what preceded the mark of that number has been done
+//	hello      both     version (1 byte), names of the node and of the one it means to talk to: the first frame each way
+//	changes    sender   router (name), epoch (8), changes
+//	begin      sender   router, epoch: the changes of this router that follow, up to end, are all there is
+//	end        sender   router, epoch
+//	neighbours sender   router, epoch, neighbours: all that it knows
+//	mark       sender   number (8)
+//	want       receiver router: send everything of it, and then what changes; or a feature
+//	unwant     receiver router
+//	ack        receiver number: what preceded the mark of that number has been done
+//
+// A kind that is not known ends the connection. What came to the format later is a feature, and is sent to those alone that
+// want it by a name that no router has: who does not know the feature knows no such router, and takes no notice.
 //
 // A change is 1 byte what (1 put, 2 gone), 1 byte protocol, the original's source and target address (4 each) and ports (2
-// each); of a put also the reply's, 1 byte status, 1 byte TCP state, 4 bytes timeout in seconds.
+// each); of a put also the reply's, 1 byte status, 1 byte TCP state, 4 bytes timeout in seconds. A neighbour is the name of a
+// link of the router's, which has it on every node, an address (4) and a MAC address (6).
 const (
 	kindHello = iota + 1
 	kindChanges
@@ -33,7 +40,11 @@ const (
 	kindWant
 	kindUnwant
 	kindAck
+	kindNeighbours
 )
+
+// featureNeighbours is wanted by those who take neighbours.
+const featureNeighbours = "+neighbours"
 
 // version is that of the format. A peer of another one is not talked to.
 const version = 1
@@ -65,6 +76,8 @@ type frame struct {
 	epoch   int64
 	number  uint64
 	changes []conntrack.Change
+	// neighbours are the frame's own.
+	neighbours []neighbour.Entry
 }
 
 // appendFrame appends a frame whose body fill appends.
@@ -115,6 +128,11 @@ func appendGone(b []byte, original *conntrack.Tuple) []byte {
 	return appendTuple(append(b, whatGone, original.Protocol), original)
 }
 
+func appendNeighbour(b []byte, e *neighbour.Entry) []byte {
+	address := e.Address.As4()
+	return append(append(appendName(b, e.Link), address[:]...), e.MAC[:]...)
+}
+
 // reader reads the frames of a connection into room that it uses again.
 type reader struct {
 	in      *bufio.Reader
@@ -158,7 +176,7 @@ func (r *reader) parse(f frame, b []byte) (frame, error) {
 		f.name, b, ok = takeName(b)
 	case kindMark, kindAck:
 		f.number, b, ok = takeNumber(b)
-	case kindBegin, kindEnd, kindChanges:
+	case kindBegin, kindEnd, kindChanges, kindNeighbours:
 		var epoch uint64
 		if f.name, b, ok = takeName(b); ok {
 			epoch, b, ok = takeNumber(b)
@@ -167,6 +185,10 @@ func (r *reader) parse(f frame, b []byte) (frame, error) {
 		if ok && f.kind == kindChanges {
 			ok = r.takeChanges(b)
 			f.changes, b = r.changes, nil
+		}
+		if ok && f.kind == kindNeighbours {
+			f.neighbours, ok = takeNeighbours(b)
+			b = nil
 		}
 	}
 	if !ok || len(b) > 0 {
@@ -209,6 +231,22 @@ func (r *reader) takeChanges(b []byte) bool {
 		r.changes = append(r.changes, c)
 	}
 	return true
+}
+
+func takeNeighbours(b []byte) ([]neighbour.Entry, bool) {
+	var out []neighbour.Entry
+	for len(b) > 0 {
+		link, rest, ok := takeName(b)
+		if !ok || len(rest) < 10 {
+			return nil, false
+		}
+		e := neighbour.Entry{Link: link, Address: netip.AddrFrom4([4]byte(rest)), MAC: [6]byte(rest[4:])}
+		if !e.Valid() {
+			return nil, false
+		}
+		out, b = append(out, e), rest[10:]
+	}
+	return out, true
 }
 
 func takeTuple(protocol byte, b []byte) conntrack.Tuple {

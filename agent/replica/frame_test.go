@@ -2,10 +2,16 @@ package replica
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 
 	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/neighbour"
 )
+
+func exampleNeighbour() neighbour.Entry {
+	return neighbour.Entry{Link: "qr-1", Address: netip.MustParseAddr("10.0.0.10"), MAC: [6]byte{2, 0, 0, 0, 0, 10}}
+}
 
 func example() conntrack.Entry {
 	return conntrack.Entry{
@@ -27,15 +33,20 @@ func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
 	b = appendRouter(b, kindEnd, "r", 1, nil)
 	b = appendWant(appendWant(b, kindWant, "r"), kindUnwant, "r")
 	b = appendNumber(appendNumber(b, kindMark, 1<<50), kindAck, 7)
+	n := exampleNeighbour()
+	b = appendRouter(b, kindNeighbours, "r", 5, appendNeighbour(appendNeighbour(nil, &n), &n))
 	in := newReader(bytes.NewReader(b))
-	for kind := byte(kindHello); kind <= kindAck; kind++ {
+	for kind := byte(kindHello); kind <= kindNeighbours; kind++ {
 		f, err := in.next()
-		order := []byte{0, kindHello, kindBegin, kindChanges, kindEnd, kindWant, kindUnwant, kindMark, kindAck}
+		order := []byte{0, kindHello, kindBegin, kindChanges, kindEnd, kindWant, kindUnwant, kindMark, kindAck, kindNeighbours}
 		if err != nil || f.kind != order[kind] {
 			t.Fatalf("kind %d: %+v, %v", order[kind], f, err)
 		}
 		if f.kind == kindChanges && (f.epoch != 1<<40 || len(f.changes) != 2 || f.changes[0].Entry != e || !f.changes[1].Gone) {
 			t.Errorf("changes %+v", f)
+		}
+		if f.kind == kindNeighbours && (f.epoch != 5 || len(f.neighbours) != 2 || f.neighbours[1] != n) {
+			t.Errorf("neighbours %+v", f)
 		}
 	}
 }
@@ -47,6 +58,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendRouter(nil, kindChanges, "r", 1, appendGone(appendPut(nil, &e), &e.Original)))
 	f.Add(appendRouter(appendRouter(nil, kindBegin, "r", 1, nil), kindEnd, "r", 1, nil))
 	f.Add(appendNumber(appendWant(nil, kindWant, "r"), kindMark, 1))
+	n := exampleNeighbour()
+	f.Add(appendRouter(nil, kindNeighbours, "r", 1, appendNeighbour(nil, &n)))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := newReader(bytes.NewReader(b))
@@ -81,6 +94,9 @@ func write(f *frame) []byte {
 			} else {
 				changes = appendPut(changes, &c.Entry)
 			}
+		}
+		for i := range f.neighbours {
+			changes = appendNeighbour(changes, &f.neighbours[i])
 		}
 		return appendRouter(nil, f.kind, f.name, f.epoch, changes)
 	}

@@ -195,6 +195,8 @@ func TestMalformedFramesEndTheConnectionAndNothingElse(t *testing.T) {
 		"an unknown change":      frame(2, 1, 'r', 0, 0, 0, 0, 0, 0, 0, 1, 9),
 		"a name beyond its end":  frame(3, 200, 'r'),
 		"something after an end": frame(4, 1, 'r', 0, 0, 0, 0, 0, 0, 0, 1, 0),
+		"half a neighbour":       frame(9, 1, 'r', 0, 0, 0, 0, 0, 0, 0, 1, 1, 'l', 10, 0, 0, 1, 2),
+		"a group's MAC address":  frame(9, 1, 'r', 0, 0, 0, 0, 0, 0, 0, 1, 1, 'l', 10, 0, 0, 1, 1, 0, 0, 0, 0, 1),
 	} {
 		c := dial(t, l.nodeB.Addr(), l.keys.TLS())
 		if err := refused(c, append(hello("c"), b...)); err != nil {

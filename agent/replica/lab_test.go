@@ -79,9 +79,9 @@ func newLab(t *testing.T) *lab {
 	l.wire(l.out, "tap-out", "wan", "out", "", outside+"/24")
 	l.ip(l.in, "route", "add", "default", "via", "10.0.0.1")
 	for name, ns := range map[string]string{"a": l.a, "b": l.b} {
-		l.wire(ns, "qr-"+name, "lan", "qr-"+name, "02:00:00:00:00:01", "10.0.0.1/24")
-		l.wire(ns, "qg-"+name, "wan", "qg-"+name, "02:00:00:00:00:02", "203.0.113.5/24", floating+"/32")
-		l.rules(ns, "qg-"+name)
+		l.wire(ns, "qr-1", "lan", "qr-"+name, "02:00:00:00:00:01", "10.0.0.1/24")
+		l.wire(ns, "qg-1", "wan", "qg-"+name, "02:00:00:00:00:02", "203.0.113.5/24", floating+"/32")
+		l.rules(ns, "qg-1")
 		if err := m.Run(ns, conntrack.TellAll); err != nil { // as the agent does before it forwards
 			t.Fatal(err)
 		}

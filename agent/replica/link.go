@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -25,6 +26,9 @@ const (
 	gatherChange = 5 * time.Millisecond  // changes of so long go together: entering a namespace costs more than an entry
 	syncPause    = 20 * time.Millisecond // between looks whether a full set has gone
 )
+
+// lookAfter is how long after a router's connections have changed its neighbours are looked at, which may be new then.
+const lookAfter = time.Second
 
 // overflowPause is how long after a peer did not keep up it gets everything.
 const overflowPause = 2 * time.Second
@@ -51,6 +55,9 @@ type link struct {
 	order   []string // of pending
 	bytes   int      // of pending
 	syncs   map[string]*due
+	// looks are at neighbours; told are those that the peer has.
+	looks map[string]*due
+	told  map[string][]byte
 	// marks: the last one asked for, sent and answered, and when one was last sent or answered.
 	asked, sent, answered uint64
 	last                  time.Time
@@ -90,6 +97,7 @@ func (l *link) reset(conn *tls.Conn) {
 	defer l.mu.Unlock()
 	l.conn, l.last = conn, time.Now()
 	l.wants, l.pending, l.syncs, l.order, l.bytes = map[string]bool{}, map[string]*pending{}, map[string]*due{}, nil, 0
+	l.looks, l.told = map[string]*due{}, map[string][]byte{}
 	l.answered, l.sent = l.asked, l.asked
 	l.announce()
 }
@@ -138,6 +146,9 @@ func (l *link) wanted(id string) bool {
 func (l *link) enqueue(s *source, changes []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.wants[s.id] && l.looks[s.id] == nil {
+		l.look(s, time.Now().Add(lookAfter))
+	}
 	if d := l.syncs[s.id]; !l.wants[s.id] || d != nil && d.owed {
 		return // a full set is to come, and holds them
 	}
@@ -201,6 +212,10 @@ func (l *link) forget(s *source) {
 	if p := l.pending[s.id]; p != nil && p.source == s {
 		l.unqueue(s.id)
 	}
+	if d := l.looks[s.id]; d != nil && d.source == s {
+		delete(l.looks, s.id)
+	}
+	delete(l.told, s.id)
 	if d := l.syncs[s.id]; d != nil && d.source == s {
 		delete(l.syncs, s.id)
 		l.announce()
@@ -363,6 +378,8 @@ func (l *link) want(id string, want bool) error {
 		l.wants[id] = true
 	default:
 		delete(l.wants, id)
+		delete(l.looks, id)
+		delete(l.told, id)
 		l.unqueue(id)
 		delete(l.syncs, id)
 		l.announce()
@@ -395,6 +412,9 @@ func (l *link) write(ctx context.Context, conn *tls.Conn) error {
 				return err
 			}
 			sent, err := l.sendFull(conn)
+			if err == nil {
+				err = l.sendNeighbours(conn)
+			}
 			if err != nil {
 				return err
 			}
@@ -419,8 +439,10 @@ func (l *link) nextSync() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := time.Hour
-	for _, d := range l.syncs {
-		next = min(next, time.Until(d.at))
+	for _, dues := range []map[string]*due{l.syncs, l.looks} {
+		for _, d := range dues {
+			next = min(next, time.Until(d.at))
+		}
 	}
 	return max(next, syncPause)
 }
@@ -560,9 +582,63 @@ func (l *link) takeDue() *due {
 		}
 		l.unqueue(id)
 		l.syncs[id] = &due{source: d.source, at: now.Add(l.r.o.Refresh)}
+		delete(l.told, id)
+		l.look(d.source, now)
 		return d
 	}
 	return nil
+}
+
+// look plans a look at a router's neighbours, if the peer takes them. Called with the lock.
+func (l *link) look(s *source, at time.Time) {
+	if l.wants[featureNeighbours] {
+		l.looks[s.id] = &due{source: s, at: at}
+		kick(l.wake)
+	}
+}
+
+// sendNeighbours sends those of the routers that are to be looked at now.
+func (l *link) sendNeighbours(conn *tls.Conn) error {
+	for _, s := range l.takeLooks() {
+		neighbours, err := s.neighbours()
+		if err != nil {
+			l.r.o.Log.Debug("can't list the neighbours of a router", "router", s.id, "error", err)
+			continue // they come with the next full set
+		}
+		if !l.tell(s, neighbours) {
+			continue
+		}
+		if err := l.send(conn, appendRouter(nil, kindNeighbours, s.id, s.epoch, neighbours)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeLooks picks the routers whose neighbours are to be looked at now.
+func (l *link) takeLooks() []*source {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*source
+	for id, d := range l.looks {
+		if !d.at.After(time.Now()) {
+			delete(l.looks, id)
+			out = append(out, d.source)
+		}
+	}
+	return out
+}
+
+// tell notes what the peer is told of a router's neighbours, and reports whether it has to be.
+func (l *link) tell(s *source, neighbours []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	had, told := l.told[s.id]
+	if !l.wants[s.id] || told && bytes.Equal(had, neighbours) {
+		return false
+	}
+	l.told[s.id] = neighbours
+	return true
 }
 
 // longest are the entries that last longest.

@@ -1,6 +1,6 @@
 // Package replica keeps the connections that a router tracks known on the nodes that stand by for it: the entries of the
 // node that forwards are made in the kernels of the others, translations included, as they come, change and go. A router
-// that moves goes on with its connections. It decides neither who forwards (agent/ha) nor whether a peer is alive
+// that moves goes on with its connections. Its neighbours are made known there too, so that it need not ask for them first. It decides neither who forwards (agent/ha) nor whether a peer is alive
 // (agent/gossip), it copies nothing but IPv4 entries of TCP, UDP and ICMP, and it promises no more than what had arrived:
 // a connection made in the last moments before a power cut may be missing.
 //
@@ -11,6 +11,9 @@
 // routers it wants. The sender reads the kernel's events of a router that somebody wants and nobody's else; a receiver
 // gets first everything there is, then what changes, and from time to time everything again: that heals what was lost and
 // keeps timeouts going that a packet renews without an event.
+//
+// Neighbours are sent whole, with a full set and, where they have changed, a second after connections have: who is new to a
+// router shows by a connection.
 //
 // A namespace that stands by holds what the forwarding node says and nothing else: what is not in a full set goes.
 // Nothing passes such a namespace, so there is nothing of its own to lose. When the node is about to forward, Set closes
@@ -78,6 +81,9 @@ const (
 	DefaultRefresh = time.Minute
 )
 
+// maxNeighbours bounds those of one router, both ways: those that were heard of last.
+const maxNeighbours = 1024
+
 // Trust is how a node proves who it is, and finds out who is there. Its methods are called concurrently.
 type Trust interface {
 	// Client is the configuration for a connection that is made now to a node, Server that for those that come.
@@ -113,21 +119,25 @@ type Stats struct {
 	Sources         int // routers whose events are read
 	Links, Inbound  int // connections to peers and from peers, as they are
 
-	Sent, SentBytes  uint64 // changes, bytes
-	Made, Removed    uint64 // entries made and removed in namespaces that stand by
-	Refused          uint64 // entries that the kernel did not take
-	Dropped          uint64 // entries left out by a limit
-	FullSets         uint64 // sent
-	Lost             uint64 // times that the kernel's events came faster than they were read
-	Overflows        uint64 // times that a peer did not keep up
-	Stale            uint64 // frames of an older epoch, or of a router that does not stand by here
-	Rejected         uint64 // connections without a key, or malformed
-	Reconnects       uint64
-	ApplyNanoseconds uint64 // spent in namespaces that stand by
+	Sent, SentBytes   uint64 // changes, bytes
+	Made, Removed     uint64 // entries made and removed in namespaces that stand by
+	Refused           uint64 // entries that the kernel did not take
+	Dropped           uint64 // entries left out by a limit
+	FullSets          uint64 // sent
+	Lost              uint64 // times that the kernel's events came faster than they were read
+	Overflows         uint64 // times that a peer did not keep up
+	Stale             uint64 // frames of an older epoch, or of a router that does not stand by here
+	Rejected          uint64 // connections without a key, or malformed
+	Reconnects        uint64
+	NeighboursPut     uint64 // put into namespaces that stand by
+	NeighboursRemoved uint64
+	ApplyNanoseconds  uint64 // spent in namespaces that stand by
 }
 
 type counters struct {
 	sent, sentBytes, made, removed, refused, dropped, fullSets, lost, overflows, stale, rejected, reconnects, apply atomic.Uint64
+
+	neighboursPut, neighboursRemoved atomic.Uint64
 }
 
 var (
@@ -472,6 +482,7 @@ func (r *Replicator) Stats() Stats {
 		Refused: r.n.refused.Load(), Dropped: r.n.dropped.Load(), FullSets: r.n.fullSets.Load(), Lost: r.n.lost.Load(),
 		Overflows: r.n.overflows.Load(), Stale: r.n.stale.Load(), Rejected: r.n.rejected.Load(),
 		Reconnects: r.n.reconnects.Load(), ApplyNanoseconds: r.n.apply.Load(),
+		NeighboursPut: r.n.neighboursPut.Load(), NeighboursRemoved: r.n.neighboursRemoved.Load(),
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

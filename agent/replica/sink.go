@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/neighbour"
 )
 
 // sink is a namespace that stands by and takes what the node that forwards says.
@@ -102,6 +103,22 @@ func (s *sink) apply(epoch int64, changes []conntrack.Change) (refused bool, err
 		})
 	})
 	return refused, err
+}
+
+// meet makes neighbours known in the namespace.
+func (s *sink) meet(epoch int64, neighbours []neighbour.Entry) error {
+	if over := len(neighbours) - maxNeighbours; over > 0 {
+		s.r.n.dropped.Add(uint64(over))
+		neighbours = neighbours[:maxNeighbours]
+	}
+	return s.r.o.Enter(s.namespace, func() error {
+		return s.part(epoch, nil, func([]conntrack.Change) error {
+			result, err := neighbour.Hold(neighbours)
+			s.r.n.neighboursPut.Add(uint64(result.Put))
+			s.r.n.neighboursRemoved.Add(uint64(result.Removed))
+			return err
+		})
+	})
 }
 
 // room is how many entries more the namespace may have.
@@ -354,6 +371,7 @@ func (r *Replicator) register(in *inbound) {
 		old.close()
 	}
 	r.inbound[in.node] = in
+	in.ask(featureNeighbours, true)
 	for id, x := range r.routers {
 		if _, peer := x.Peers[in.node]; peer && x.Role == Standby {
 			in.asked[id] = true
@@ -436,7 +454,7 @@ func (in *inbound) read(frames *reader) error {
 			return err
 		}
 		switch f.kind {
-		case kindBegin, kindChanges, kindEnd:
+		case kindBegin, kindChanges, kindEnd, kindNeighbours:
 			in.router(f)
 		case kindMark:
 			in.push(func(b []byte) []byte { return appendNumber(b, kindAck, f.number) })
@@ -451,6 +469,10 @@ func (in *inbound) router(f frame) {
 	s := in.r.sinkOf(f.name, in.node)
 	if s == nil {
 		in.r.n.stale.Add(1)
+		return
+	}
+	if f.kind == kindNeighbours {
+		in.meet(s, f)
 		return
 	}
 	if in.set != nil && (in.set.sink != s || in.set.epoch != f.epoch || f.kind == kindBegin) {
@@ -477,6 +499,18 @@ func (in *inbound) router(f frame) {
 		in.set = nil
 		s.failed.Store(true)
 		in.r.o.Log.Debug("can't take over connections, asking for them again", "router", s.id, "error", err)
+	}
+}
+
+// meet takes a router's neighbours. Where that fails they come again with the next full set: without them its first packet
+// waits for an answer.
+func (in *inbound) meet(s *sink, f frame) {
+	err := s.meet(f.epoch, f.neighbours)
+	switch {
+	case errors.Is(err, errStale):
+		in.r.n.stale.Add(1)
+	case err != nil:
+		in.r.o.Log.Debug("can't take over neighbours", "router", s.id, "error", err)
 	}
 }
 

@@ -1,14 +1,17 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/weft-sdn/weft/agent/conntrack"
+	"github.com/weft-sdn/weft/agent/neighbour"
 )
 
 // source reads the events of a router that the node forwards for, in one goroutine with one socket.
@@ -301,4 +304,23 @@ func (s *source) dump(limit int) (entries []conntrack.Entry, same bool, err erro
 		entries = longest(entries, limit)
 	}
 	return entries, same, err
+}
+
+// neighbours lists those that the router has, as they are in a frame: the same ones are the same bytes.
+func (s *source) neighbours() ([]byte, error) {
+	var entries []neighbour.Entry
+	err := s.r.o.Enter(s.space, func() (err error) {
+		var dropped int
+		entries, dropped, err = neighbour.List(maxNeighbours)
+		s.r.n.dropped.Add(uint64(dropped))
+		return err
+	})
+	slices.SortFunc(entries, func(a, b neighbour.Entry) int {
+		return cmp.Or(cmp.Compare(a.Link, b.Link), a.Address.Compare(b.Address))
+	})
+	var out []byte
+	for i := range entries {
+		out = appendNeighbour(out, &entries[i])
+	}
+	return out, err
 }
