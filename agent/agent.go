@@ -209,7 +209,7 @@ func newAgent(ctx context.Context, o Options, credential *identity.Credential, s
 	a.peering = newPeering(o.Config, credential, services.ns.Run, o.Log)
 	services.remade = a.peering.reopen
 	if a.takeover.keeper != nil {
-		a.takeover.keeper.flush = a.peering.flush
+		a.takeover.keeper.flush, a.takeover.keeper.mutes.mute = a.peering.flush, services.ns.Mute
 	}
 	if credential != nil {
 		err = metrics.registry.Register(credential)

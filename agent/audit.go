@@ -62,7 +62,11 @@ func (a *Agent) auditItems() []func() {
 	for _, u := range slices.SortedFunc(maps.Keys(a.units), func(x, y unit) int {
 		return strings.Compare(x.kind+x.id, y.kind+y.id)
 	}) {
-		out = append(out, func() { a.workers.inspect(u) })
+		out = append(out, func() {
+			if !a.takeover.muted(u) {
+				a.workers.inspect(u)
+			}
+		})
 	}
 	return out
 }

@@ -35,6 +35,8 @@ type keeper struct {
 	publish func(key string, value proto.Message)
 	// flush waits until a node has the connections of a router that this one forwards for.
 	flush func(ctx context.Context, router, node string) error
+	// mutes are the routers that are being handed over.
+	mutes *mutes
 	// out tells the loop what has happened; it never blocks.
 	out chan<- kept
 
@@ -83,13 +85,24 @@ type kept struct {
 	silence bool
 }
 
+// stay lists the routers that are a node's by what is told.
+func (w *kept) stay(node string) []string {
+	out := slices.Clone(w.spared)
+	for _, w := range w.wrote {
+		if w.claim.To == node {
+			out = append(out, w.claim.Router)
+		}
+	}
+	return out
+}
+
 type wrote struct {
 	claim    ha.Claim
 	active   *storev1.ActiveRouter
 	revision int64
 }
 
-// lingering is how long a node may still send that has been told to be silent: its agent and Open vSwitch have to take that in,
+// lingering is how long a node may still send that has to fall silent: its agent and Open vSwitch have to take that in,
 // and the datapath, which knows ways of its own, gets to know of flows that have gone a moment after them (Open vSwitch,
 // ofproto/ofproto-dpif-upcall.c, revalidators).
 const lingering = 60 * time.Millisecond
@@ -108,7 +121,7 @@ func haConfig(cfg Config) ha.Config {
 
 func newKeeper(ctx context.Context, cfg Config, s *store.Store, publish func(string, proto.Message), out chan<- kept, log *slog.Logger) *keeper {
 	return &keeper{
-		cfg: cfg, store: s, log: log, publish: publish, out: out, machine: ha.New(haConfig(cfg)), known: map[string]bool{},
+		cfg: cfg, store: s, log: log, publish: publish, out: out, mutes: &mutes{log: log, now: map[string]muted{}}, machine: ha.New(haConfig(cfg)), known: map[string]bool{},
 		worlds: make(chan keeperWorld, 1), calls: make(chan func(), 64), ctx: ctx,
 	}
 }
@@ -392,11 +405,12 @@ func (k *keeper) spare(claims []ha.Claim) {
 // hushed says that the node has no flows any more for the routers of claims. Nothing changes in their connections from here on:
 // what is still on its way is waited for, briefly, and what still leaves, unless the node resigns and nothing does.
 func (k *keeper) hushed(claims []ha.Claim) {
-	var silent time.Duration
-	if slices.ContainsFunc(claims, func(c ha.Claim) bool { return c.Cause == ha.HandOver }) {
-		silent = lingering
-	}
 	k.running.Go(func() {
+		var silent time.Duration
+		if err := k.mute(claims); err != nil {
+			k.log.Warn("routers are handed over later: what they say until Open vSwitch forgets them can't be held back", "error", err)
+			silent = lingering
+		}
 		quiet := time.After(silent)
 		k.replicated(claims, flushSilent)
 		select {
@@ -405,6 +419,37 @@ func (k *keeper) hushed(claims []ha.Claim) {
 		case <-k.ctx.Done():
 		}
 	})
+}
+
+// mute returns when nothing leaves any more of the routers that claims hand over. Open vSwitch's datapath knows their flows for a
+// while yet, so their namespaces say nothing meanwhile; what they had said is on its way when Open vSwitch has answered twice:
+// it has looked through its ports in between.
+func (k *keeper) mute(claims []ha.Claim) error {
+	handed := 0
+	for _, c := range claims {
+		if c.Cause != ha.HandOver {
+			continue // the node resigns: nothing passes
+		}
+		if err := k.mutes.begin(k.ctx, &k.running, c.Router); err != nil {
+			return err
+		}
+		handed++
+	}
+	if handed == 0 {
+		return nil
+	}
+	k.gateLock.Lock()
+	conn := k.gate
+	k.gateLock.Unlock()
+	if conn == nil {
+		return errors.New("no connection to br-int")
+	}
+	ctx, cancel := context.WithTimeout(k.ctx, flowTimeout)
+	defer cancel()
+	if err := conn.Barrier(ctx); err != nil {
+		return err
+	}
+	return conn.Barrier(ctx)
 }
 
 // claimsAtOnce is how many routers one transaction writes: two guards each.
@@ -451,6 +496,9 @@ func (k *keeper) settle(values []wrote, revision int64, err error) {
 		outcome, what = ha.Refused, kept{spared: k.spared(values)}
 	case err != nil:
 		outcome, what = ha.Unknown, kept{} // still silent, if it is: it may have been made
+	}
+	for _, router := range what.stay(k.cfg.Node) {
+		k.mutes.end(router)
 	}
 	for i := range values {
 		values[i].revision = revision

@@ -29,6 +29,11 @@ type takeover struct {
 // silent reports whether the node forwards for no router at present.
 func (t *takeover) silent() bool { return t.keeper != nil && t.keeper.silent.Load() }
 
+// muted reports whether a unit is a router that is being handed over, whose namespace is not quite as planned.
+func (t *takeover) muted(u unit) bool {
+	return t.keeper != nil && u.kind == keys.KindRouter && t.keeper.mutes.has(u.id)
+}
+
 // keepsRouters reports whether the node holds routers at all.
 func (c *Config) keepsRouters() bool { return slices.Contains(c.Roles, RoleNetwork) }
 

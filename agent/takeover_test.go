@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,6 +89,13 @@ func TestAHolderThatIsToldToHandsOver(t *testing.T) {
 		a := &storev1.ActiveRouter{}
 		if !s.read(keys.Active(testRouter), a) || a.GetNode() != "n2" || a.GetEpoch() != 2 || a.GetReason() == "" {
 			return fmt.Sprintf("it says %q", a)
+		}
+		return ""
+	})
+	s.eventually("the namespace, which was muted for a while, forwards again", func() string {
+		forward, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", plan.RouterNamespace(testRouter), "sysctl", "-n", "net.ipv4.ip_forward").CombinedOutput()
+		if err != nil || strings.TrimSpace(string(forward)) != "1" {
+			return fmt.Sprintf("%s, %v", forward, err)
 		}
 		return ""
 	})

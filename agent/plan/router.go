@@ -69,7 +69,8 @@ func routerPlan(v *view.View, facts *Facts, id string) *Router {
 const noIPv6 = "net.ipv6.conf.all.disable_ipv6"
 
 // routerSysctls are set before any link goes up. A router's addresses answer ARP only on their own link, and a packet may
-// come by another way than the answer goes (ip-sysctl.rst: arp_ignore, arp_announce, rp_filter).
+// come by another way than the answer goes (ip-sysctl.rst: arp_ignore, arp_announce, rp_filter). That it answers echo requests is said
+// for a namespace that was left mute (agent/netns, Mute).
 func routerSysctls() map[string]string {
 	return map[string]string{
 		"net.ipv4.conf.all.arp_ignore":       "1",
@@ -78,6 +79,7 @@ func routerSysctls() map[string]string {
 		"net.ipv4.conf.default.rp_filter":    "0",
 		"net.ipv4.conf.all.send_redirects":   "0",
 		"net.ipv4.conf.all.accept_redirects": "0",
+		"net.ipv4.icmp_echo_ignore_all":      "0",
 		noIPv6:                               "1",
 	}
 }
