@@ -59,22 +59,38 @@ func (a *Agent) keep(k kept) {
 	}
 }
 
-// gatherFor is how long the loop waits for more when it has heard that a router has moved: others come within moments, each by
-// a watch of its own, and writing the flows of one first would hold up the rest.
-const gatherFor = 4 * time.Millisecond
+// How long the loop waits for more when it has heard that a router has moved: others come within moments, each by a watch of its
+// own, and writing the flows of one first would hold up the rest. A network node to which none of them comes has leisure:
+// nobody waits for it, and those that others wait for go first where hosts share processors.
+const (
+	gatherMoment  = 4 * time.Millisecond
+	gatherLeisure = 20 * time.Millisecond
+)
+
+// gatherFor is how long to wait for more, as far as is known.
+func (a *Agent) gatherFor() time.Duration {
+	if !a.cfg.keepsRouters() {
+		return gatherMoment
+	}
+	for id := range a.dirty.Actives {
+		if a.view.Active[id].Node == a.cfg.Node {
+			return gatherMoment
+		}
+	}
+	return gatherLeisure
+}
 
 // gather takes in what else there is to know of routers that move.
 func (a *Agent) gather(ctx context.Context) {
 	if !a.started || len(a.dirty.Actives) == 0 {
 		return
 	}
-	enough := time.NewTimer(gatherFor)
-	defer enough.Stop()
+	began := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-enough.C:
+		case <-time.After(time.Until(began.Add(a.gatherFor()))):
 			return
 		case <-a.mirror.Wake():
 			a.mirrored(ctx)

@@ -41,13 +41,13 @@ type Options struct {
 	// DeadAfter is how long a node may be without a living agent, beyond its lease, until others are planned in its place;
 	// default 15 s.
 	DeadAfter time.Duration
-	// Moving is how many routers are told to hand over at the same time; default 8.
+	// Moving is how many routers are told to hand over at the same time; default 2.
 	Moving int
 	// Stuck is how long a router that is being handed over counts as one of these: those that can't be stop no other; default
 	// 10 s.
 	Stuck time.Duration
 	// Pace is how far apart changes of plans are that nobody waits for: hand-overs, and what makes room on nodes that leave.
-	// Nodes that build as fast as they can forward the worse for it. Default 50 ms.
+	// Nodes that move routers as fast as they can forward the worse for it, and each router is silent for longer. Default 200 ms.
 	Pace time.Duration
 }
 
@@ -59,9 +59,9 @@ type Keeper struct {
 // New makes a Keeper.
 func New(opts Options) *Keeper {
 	opts.DeadAfter = cmp.Or(opts.DeadAfter, 15*time.Second)
-	opts.Moving = cmp.Or(opts.Moving, 8)
+	opts.Moving = cmp.Or(opts.Moving, 2)
 	opts.Stuck = cmp.Or(opts.Stuck, 10*time.Second)
-	opts.Pace = cmp.Or(opts.Pace, 50*time.Millisecond)
+	opts.Pace = cmp.Or(opts.Pace, 200*time.Millisecond)
 	return &Keeper{opts: opts}
 }
 
