@@ -116,7 +116,7 @@ func nonsense(ctx context.Context, c client, chance *rand.Rand) (err error) {
 // TestRandomIDsFieldsAndFiltersLeaveNothingInMemory (CVE-2021-40797): what callers make up is not remembered. WEFT_CALLS says how
 // many calls; so many, or a hundred times as many, may leave no more than 4 MiB.
 func TestRandomIDsFieldsAndFiltersLeaveNothingInMemory(t *testing.T) {
-	calls := 20_000
+	calls := 10_000
 	if text := os.Getenv("WEFT_CALLS"); text != "" {
 		var err error
 		calls, err = strconv.Atoi(text)

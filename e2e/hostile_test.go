@@ -25,11 +25,13 @@ import (
 )
 
 // What is in the frames of an attack: forged ones may come to nobody, tunnelled ones to nobody outside the VM's network and to
-// nobody out of their tunnels, and honest ones have to come, so that it is known that the others could have.
+// nobody out of their tunnels. Honest ones have to come, so that it is known that the others could have, and those that rules are
+// about where these say so.
 const (
 	forgedMark    = "weft e2e: forged frame"
 	tunnelledMark = "weft e2e: tunnelled frame"
 	honestMark    = "weft e2e: honest frame"
+	judgedMark    = "weft e2e: frame for rules to judge"
 )
 
 // ear hears all frames that come to a device and counts those with each of the marks; of tunnelled ones, where it is in the
@@ -89,7 +91,7 @@ func (f *fleet) hearing(at lab.Space, device string) int {
 func (e *ear) hear(frame []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, mark := range []string{forgedMark, tunnelledMark, honestMark} {
+	for _, mark := range []string{forgedMark, tunnelledMark, honestMark, judgedMark} {
 		if bytes.Contains(frame, []byte(mark)) && (mark != tunnelledMark || e.of == nil || !bytes.Equal(frame[6:12], e.of)) {
 			e.got[mark]++
 			e.one[mark] = bytes.Clone(frame)
@@ -310,7 +312,7 @@ func TestAHostileVMReachesNobody(t *testing.T) {
 		f.must(err)
 		frames = append(frames, a.forged(vlans...)...)
 		// A tunnel's port is one like others among VMs of a network.
-		frames = append(frames, a.udp(a.bobs, netip.AddrPortFrom(evil.ip, 49152), netip.AddrPortFrom(g.ip, 4789), honestMark))
+		frames = append(frames, a.udp(a.bobs, netip.AddrPortFrom(evil.ip, 49152), netip.AddrPortFrom(g.ip, 4789), judgedMark))
 	}
 	for _, h := range hosts {
 		if !h.Node() {
@@ -355,8 +357,10 @@ func TestAHostileVMReachesNobody(t *testing.T) {
 			t.Errorf("%s hears %d frames of another network", g.Spec.Name, n)
 		}
 	}
-	if n, _ := hears("near").heard(honestMark); n == 0 {
-		t.Error("near does not hear UDP to port 4789 of its own network")
+	for name, want := range map[string]bool{"near": true, "far": true, "closed": false, blues[0].Spec.Name: false, blues[1].Spec.Name: false} {
+		if n, _ := hears(name).heard(judgedMark); (n > 0) != want {
+			t.Errorf("%s hears %d packets to port 4789 of its own network, want some: %v", name, n, want)
+		}
 	}
 	for _, p := range running {
 		p.noneLost()

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/controller/secgroup"
 	"github.com/weft-sdn/weft/e2e/lab"
 	"github.com/weft-sdn/weft/proto/keys"
 	storev1 "github.com/weft-sdn/weft/proto/weft/store/v1"
@@ -153,6 +154,12 @@ func badThings(n *weftv1.Network, s *weftv1.Subnet, r *weftv1.Router, a, outside
 	})
 	add("an agent that is garbage, and one without an address", "", "", map[string]any{
 		keys.Agent("cmp9"): garbage, keys.Agent("cmp8"): &storev1.Agent{TunnelIp: "nowhere"},
+	})
+	group := secgroup.DefaultID("default")
+	add("security groups, rules, members and address groups that are no message, or say what can't be", "", "", map[string]any{
+		keys.SecurityGroup(id()): garbage, keys.AddressGroup(id()): garbage, keys.Rule(id(), id()): garbage, keys.Member(id(), id()): garbage,
+		keys.Member(group, id()): garbage, keys.Member(group, a.GetId()+"x"): garbage, keys.Instance(id()): garbage,
+		keys.Member(group, id()): &storev1.Member{NetworkId: n.GetId(), Addresses: []string{"no address", "0.0.0.0/0 -j ACCEPT"}},
 	})
 	add("keys of no known form", "", "", map[string]any{
 		keys.Host("cmp1") + "port/no-uuid": garbage, keys.Host("cmp1") + "wrong/kind/x": garbage, keys.Ports(n.GetId()) + "a/b/c": garbage,
