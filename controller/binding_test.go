@@ -137,3 +137,30 @@ func TestANodeThatIsGoneCanBeForgotten(t *testing.T) {
 	}
 	w.audit()
 }
+
+// TestANodeThatPlugsEverythingTakesNothingFromOthers has a node whose certificate was stolen claim all ports there are, thousands
+// that are not, and keys that are none.
+func TestANodeThatPlugsEverythingTakesNothingFromOthers(t *testing.T) {
+	w := newWorld(t)
+	plugged, placed := w.port(&weftv1.Port{NetworkId: w.net1.GetId()}).GetId(), w.port(&weftv1.Port{NetworkId: w.net1.GetId(), Host: "cmp1"}).GetId()
+	gateway := w.r1.GetExternalGateway().GetPortId()
+	w.put(keys.Plug("cmp1", plugged), &storev1.Plug{})
+	w.eventually("bound to cmp1", func() bool { return w.bound(plugged) == "cmp1" })
+	for i := range 2000 {
+		w.put(keys.Plug("evil", uuid.NewString()), &storev1.Plug{})
+		if i%10 == 0 {
+			w.write(keys.Plugs("evil")+strings.Repeat("x/", i%7)+"\n", "\xff")
+		}
+	}
+	for _, id := range []string{plugged, placed, gateway} {
+		w.put(keys.Plug("evil", id), &storev1.Plug{})
+	}
+	w.put(keys.Plug("cmp1", w.p1.GetId()), &storev1.Plug{})
+	w.eventually("others' ports are bound", func() bool { return w.bound(w.p1.GetId()) == "cmp1" })
+	w.eventually("the claims are refused", func() bool {
+		return contains(w.refused("evil", plugged), "is bound to cmp1") && contains(w.refused("evil", placed), "is bound to cmp1")
+	})
+	if a, b, c := w.bound(plugged), w.bound(placed), w.bound(gateway); a != "cmp1" || b != "cmp1" || c != "" {
+		t.Errorf("the ports are bound to %q, %q and %q", a, b, c)
+	}
+}
