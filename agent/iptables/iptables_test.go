@@ -396,8 +396,18 @@ func TestARefusedRuleIsNamedAndChangesNothing(t *testing.T) {
 	}
 }
 
-// One of the refused is unknown to iptables, the kernel wants the other in another table.
+// One of the refused is unknown to iptables, the kernel wants the other in another table. Of that legacy iptables only says that
+// the table was not taken.
 func TestRefusedNamesEveryRuleThatTheHostDoesNotTakeAndLeavesNothing(t *testing.T) {
+	t.Run("nf_tables", refusedRules)
+	t.Run("legacy", func(t *testing.T) {
+		legacy(t)
+		refusedRules(t)
+	})
+}
+
+func refusedRules(t *testing.T) {
+	t.Helper()
 	s := newSpace(t)
 	s.ensure(router(1))
 	s.in("iptables", "-A", "FORWARD", "-j", "ACCEPT")
