@@ -25,6 +25,12 @@ func (q *quietened) note(what string) {
 	q.did = append(q.did, what)
 }
 
+func (q *quietened) all() []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.did)
+}
+
 func (q *quietened) mute(namespace string) (func() error, error) {
 	if q.err != nil {
 		return nil, q.err
@@ -51,13 +57,13 @@ func TestARouterIsMutedForAWhileAndUntilItStaysOrTheAgentEnds(t *testing.T) {
 				m := q.mutes()
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
-				if err := m.begin(ctx, &running, "r"); err != nil || !m.has("r") || len(q.did) != 1 {
-					t.Fatalf("%v, muted %v, did %v", err, m.has("r"), q.did)
+				if err := m.begin(ctx, &running, "r"); err != nil || !m.has("r") || len(q.all()) != 1 {
+					t.Fatalf("%v, muted %v, did %v", err, m.has("r"), q.all())
 				}
 				over(m, stop)
 				running.Wait()
-				if m.has("r") || !slices.Equal(q.did, both) {
-					t.Errorf("muted %v, did %v", m.has("r"), q.did)
+				if m.has("r") || !slices.Equal(q.all(), both) {
+					t.Errorf("muted %v, did %v", m.has("r"), q.all())
 				}
 			})
 		})
@@ -75,8 +81,8 @@ func TestARouterThatIsHandedOverAgainIsMutedAnew(t *testing.T) {
 			}
 		}
 		running.Wait()
-		if len(q.did) != 4 || q.did[1] != q.did[3] {
-			t.Errorf("did %v", q.did)
+		if did := q.all(); len(did) != 4 || did[1] != did[3] {
+			t.Errorf("did %v", did)
 		}
 	})
 }
