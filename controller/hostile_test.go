@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -66,6 +67,54 @@ func TestTenThousandStreamsOfOneCallerHoldUpNobody(t *testing.T) {
 	w.served("10,000 streams are open or wait to be")
 }
 
+// TestManyOpenStreamsHoldUpNobody has as many connections as it takes to have all open. WEFT_STREAMS says how many.
+func TestManyOpenStreamsHoldUpNobody(t *testing.T) {
+	const connections = 50
+	each := fromEnvironment(t, "WEFT_STREAMS", 2000) / connections
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	defer cancel()
+	var opening errgroup.Group
+	for range connections {
+		c := dial(w, w.listener)
+		defer c.conn.Close()
+		opening.Go(func() error {
+			for range each {
+				stream, err := c.Watch(ctx, &weftv1.WatchRequest{})
+				if err == nil {
+					_, err = stream.Recv() // it tells from where on
+				}
+				if err != nil {
+					return err
+				}
+				streams.Go(func() {
+					for err == nil {
+						_, err = stream.Recv()
+					}
+				})
+			}
+			return nil
+		})
+	}
+	w.check(opening.Wait())
+	w.ctx = t.Context() // the world's own may have ended
+	w.served(fmt.Sprintf("%d streams are open", connections*each))
+}
+
+// fromEnvironment is a number that a variable of the environment may change.
+func fromEnvironment(t *testing.T, name string, usual int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	check(t, err)
+	return n
+}
+
 func TestConnectionsThatDoNotGoOnHoldUpNobody(t *testing.T) {
 	w := newWorld(t)
 	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113 section 3.4
@@ -116,12 +165,7 @@ func nonsense(ctx context.Context, c client, chance *rand.Rand) (err error) {
 // TestRandomIDsFieldsAndFiltersLeaveNothingInMemory (CVE-2021-40797): what callers make up is not remembered. WEFT_CALLS says how
 // many calls; so many, or a hundred times as many, may leave no more than 4 MiB.
 func TestRandomIDsFieldsAndFiltersLeaveNothingInMemory(t *testing.T) {
-	calls := 10_000
-	if text := os.Getenv("WEFT_CALLS"); text != "" {
-		var err error
-		calls, err = strconv.Atoi(text)
-		check(t, err)
-	}
+	calls := fromEnvironment(t, "WEFT_CALLS", 10_000)
 	w := newWorld(t)
 	answers := []codes.Code{codes.OK, codes.NotFound, codes.InvalidArgument, codes.Unimplemented}
 	ask := func(n int) {
