@@ -328,8 +328,14 @@ func TestWhatIsOperatorsIsNeitherSeenNorDecidedByOthers(t *testing.T) {
 	if n.GetSegmentationId() != 0 || n.GetDhcpPlacement() != nil || len(n.GetStatus().GetReports()) > 0 {
 		t.Errorf("an owner sees %v", n)
 	}
+	if n.GetStatus().GetMessage() != "" || n.GetStatus().GetReason() != "it is being built" {
+		t.Errorf("an owner is told %v", n.GetStatus())
+	}
 	full, err := r.GetNetwork(r.ctx, &weftv1.GetNetworkRequest{Id: r.network.GetId()})
 	r.check(err)
+	if !strings.Contains(full.GetStatus().GetMessage(), "node ") {
+		t.Errorf("an operator is told %v", full.GetStatus())
+	}
 	found, err := r.ListNetworks(red, &weftv1.ListNetworksRequest{Filter: fmt.Sprintf("segmentation_id = %d", full.GetSegmentationId())})
 	r.check(err)
 	if full.GetSegmentationId() == 0 || len(found.GetNetworks()) > 0 {

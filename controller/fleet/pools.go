@@ -110,7 +110,8 @@ func (f *Fleet) Instances(r *weftv1.Router, revision int64) (active string, inst
 	for _, node := range r.GetPlacement().GetNodes() {
 		q := question{kind: keys.KindRouter, id: r.GetId(), revision: revision, node: node, down: isDown(r.AdminStateUp), standby: node != active} //nolint:protogetter // presence
 		i := &weftv1.RouterInstance{Node: node, Active: node == active}
-		i.State, i.Message = f.state(q, f.own(q))
+		state, why := f.state(q, f.own(q))
+		i.State, i.Message = state, why.message
 		instances = append(instances, i)
 	}
 	return active, instances

@@ -52,8 +52,8 @@ func (f *Fleet) Router(r *weftv1.Router, revision int64) *weftv1.ObjectStatus {
 	for _, node := range nodes {
 		s := q
 		s.node, s.standby = node, true
-		if state, message := f.state(s, f.own(s)); node != q.node && state == weftv1.State_STATE_ERROR {
-			status.Message = joined(status.GetMessage(), "no standby: "+message)
+		if state, why := f.state(s, f.own(s)); node != q.node && state == weftv1.State_STATE_ERROR {
+			status.Message = joined(status.GetMessage(), "no standby: "+why.message)
 		}
 	}
 	status.Message = joined(status.GetMessage(), lacking(nodes, r.GetHa()))
@@ -105,14 +105,14 @@ func (f *Fleet) Network(n *weftv1.Network, revision int64) *weftv1.ObjectStatus 
 	var others []string
 	for _, node := range nodes {
 		q.node = node
-		state, message := f.state(q, f.own(q))
+		state, why := f.state(q, f.own(q))
 		if severity(state) > severity(status.GetState()) {
-			status.State = state
+			status.State, status.Reason = state, why.reason
 		}
 		if state == weftv1.State_STATE_ACTIVE {
 			active++
 		} else {
-			others = append(others, message)
+			others = append(others, why.message)
 		}
 	}
 	if len(nodes) > 1 && active < len(nodes) && !q.down {
@@ -187,30 +187,38 @@ func (f *Fleet) answer(q question) *weftv1.ObjectStatus {
 	for _, r := range f.of(q) {
 		status.Reports = append(status.Reports, r.shown())
 	}
-	status.State, status.Message = f.state(q, f.own(q))
+	state, why := f.state(q, f.own(q))
+	status.State, status.Message, status.Reason = state, why.message, why.reason
 	return status
 }
 
-func (f *Fleet) state(q question, own *report) (weftv1.State, string) {
+// cause is why an object is in its state: in the words of its node, for operators, and in words that say nothing of nodes, for
+// whoever sees the object.
+type cause struct{ message, reason string }
+
+// known is a reason that everybody may know.
+func known(reason string) cause { return cause{reason, reason} }
+
+func (f *Fleet) state(q question, own *report) (weftv1.State, cause) {
 	switch n := f.nodes[q.node]; {
 	case q.node == "":
-		return weftv1.State_STATE_DOWN, q.unplaced
+		return weftv1.State_STATE_DOWN, known(q.unplaced)
 	case n == nil || !n.alive:
-		return weftv1.State_STATE_UNKNOWN, fmt.Sprintf("the agent of node %s is not alive", q.node)
+		return weftv1.State_STATE_UNKNOWN, cause{fmt.Sprintf("the agent of node %s is not alive", q.node), "whether it works can't be told at present"}
 	case own == nil && q.plugged && !f.isPlugged(q):
-		return weftv1.State_STATE_DOWN, fmt.Sprintf("its interface has not appeared on node %s", q.node)
+		return weftv1.State_STATE_DOWN, cause{fmt.Sprintf("its interface has not appeared on node %s", q.node), "its interface has not appeared"}
 	case own == nil:
-		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported yet", q.node)
+		return weftv1.State_STATE_BUILD, cause{fmt.Sprintf("node %s has not reported yet", q.node), "it is being built"}
 	case own.revision < q.revision:
-		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported the latest change yet", q.node)
+		return weftv1.State_STATE_BUILD, cause{fmt.Sprintf("node %s has not reported the latest change yet", q.node), "the latest change is being made"}
 	case own.state == weftv1.State_STATE_ERROR:
-		return own.state, fmt.Sprintf("node %s: %s", q.node, own.message)
+		return own.state, cause{fmt.Sprintf("node %s: %s", q.node, own.message), "it can't be built as it is to be; the operators are told why"}
 	case q.down:
-		return weftv1.State_STATE_DOWN, "admin_state_up is false"
+		return weftv1.State_STATE_DOWN, known("admin_state_up is false")
 	case own.standby != q.standby:
-		return weftv1.State_STATE_BUILD, fmt.Sprintf("node %s has not reported its change of role yet", q.node)
+		return weftv1.State_STATE_BUILD, cause{fmt.Sprintf("node %s has not reported its change of role yet", q.node), "it is being moved"}
 	default:
-		return own.state, own.message
+		return own.state, cause{message: own.message}
 	}
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func (c call) await(k client.Kind, id string, want expect) (proto.Message, error
 		case failing.IsZero():
 			failing = time.Now()
 		case time.Since(failing) >= patience:
-			return nil, fmt.Errorf("%s %s: %s", k.Noun(), name, last.GetMessage())
+			return nil, fmt.Errorf("%s %s: %s", k.Noun(), name, whyOf(last))
 		}
 		progress.show("waiting for %s %s: %s", k.Noun(), name, statusText(last))
 		if !sleep(ctx, pause) {
@@ -127,11 +128,14 @@ func (c call) waitedInVain(k client.Kind, name string, last *weftv1.ObjectStatus
 
 func statusText(s *weftv1.ObjectStatus) string {
 	text := stateName(s.GetState())
-	if s.GetMessage() != "" {
-		text += ": " + s.GetMessage()
+	if why := whyOf(s); why != "" {
+		text += ": " + why
 	}
 	return text
 }
+
+// whyOf is why an object is in its state, as far as the caller is told.
+func whyOf(s *weftv1.ObjectStatus) string { return cmp.Or(s.GetMessage(), s.GetReason()) }
 
 // sleep reports whether the context lasted that long.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -132,6 +132,9 @@ func eventLine(e *weftv1.WatchEvent, wide bool) string {
 		return fmt.Sprintf("%d  %s", e.GetRevision(), what)
 	}
 	paths := []string{"id", "name", "status.state", "status.message"}
+	if client.Status(obj).GetMessage() == "" {
+		paths[len(paths)-1] = "status.reason"
+	}
 	if wide {
 		paths = append(paths, "project", "network_id", "bound_host")
 	}

@@ -92,10 +92,12 @@ func (State) EnumDescriptor() ([]byte, []int) {
 type ObjectStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State State                  `protobuf:"varint,1,opt,name=state,proto3,enum=weft.v1.State" json:"state,omitempty"`
-	// One sentence for the operator when the state is not ACTIVE: which node, what is wrong, what to do.
+	// One sentence for operators, and shown to them only, when the state is not ACTIVE: which node, what is wrong, what to do.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// One per node that has something to say of this object.
-	Reports       []*NodeReport `protobuf:"bytes,3,rep,name=reports,proto3" json:"reports,omitempty"`
+	// One per node that has something to say of this object. Shown to operators only.
+	Reports []*NodeReport `protobuf:"bytes,3,rep,name=reports,proto3" json:"reports,omitempty"`
+	// A few words for whoever sees the object when the state is not ACTIVE. They say nothing of nodes.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +151,13 @@ func (x *ObjectStatus) GetReports() []*NodeReport {
 		return x.Reports
 	}
 	return nil
+}
+
+func (x *ObjectStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // NodeReport is what one node last said of one object.
@@ -397,11 +406,12 @@ var File_weft_v1_common_proto protoreflect.FileDescriptor
 
 const file_weft_v1_common_proto_rawDesc = "" +
 	"\n" +
-	"\x14weft/v1/common.proto\x12\aweft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n" +
+	"\x14weft/v1/common.proto\x12\aweft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n" +
 	"\fObjectStatus\x12$\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x0e.weft.v1.StateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12-\n" +
-	"\areports\x18\x03 \x03(\v2\x13.weft.v1.NodeReportR\areports\"\xac\x01\n" +
+	"\areports\x18\x03 \x03(\v2\x13.weft.v1.NodeReportR\areports\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xac\x01\n" +
 	"\n" +
 	"NodeReport\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +

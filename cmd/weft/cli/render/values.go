@@ -61,8 +61,11 @@ func nested(name string, m protoreflect.Message, fd protoreflect.FieldDescriptor
 
 func statusFields(s *weftv1.ObjectStatus, wide bool) []field {
 	out := []field{{"status", state(s.GetState())}}
-	if s.GetMessage() != "" {
+	switch {
+	case s.GetMessage() != "":
 		out = append(out, field{"status.message", Clean(s.GetMessage())})
+	case s.GetReason() != "":
+		out = append(out, field{"status.reason", Clean(s.GetReason())})
 	}
 	if !wide {
 		return out
