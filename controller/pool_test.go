@@ -481,3 +481,46 @@ func TestADHCPServerWhosePortIsGoneIsNone(t *testing.T) {
 		t.Error("the server on net1 has no port")
 	}
 }
+
+func TestADrainIsExplained(t *testing.T) {
+	w := newPool(t, 2)
+	r := w.router("r", w.ext1.GetId())
+	active := w.active(r.GetId()).GetNode()
+	other := map[string]string{"net1": "net2", "net2": "net1"}[active]
+	w.updateNode(&weftv1.Node{Id: active, Draining: true}, "draining")
+	why := func(node string) string {
+		w.Helper()
+		out, err := w.ExplainDrain(w.ctx, &weftv1.ExplainDrainRequest{Id: node})
+		w.check(err)
+		var lines []string
+		for _, r := range out.GetRemainders() {
+			lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %v: %s", r.GetName(), r.GetActive(), r.GetReason())))
+		}
+		return strings.Join(lines, "\n")
+	}
+	says := func(node, want string) {
+		w.Helper()
+		w.eventually("it is said that "+want, func() bool { return strings.Contains(why(node), want) })
+	}
+	says(active, "r true: it waits for node "+other+": it is not ready yet\nnet1 false: it waits for node "+other+": it is not ready yet")
+	revision := w.read(keys.Router(r.GetId()), &weftv1.Router{})
+	ready := &storev1.Report{State: weftv1.State_STATE_ERROR, Message: "no namespace", Standby: true, Revision: revision}
+	w.put(keys.Status(other, keys.KindRouter, r.GetId()), ready)
+	says(active, "r true: it waits for node "+other+": no namespace")
+	ready.State, ready.Message = weftv1.State_STATE_ACTIVE, ""
+	w.put(keys.Status(other, keys.KindRouter, r.GetId()), ready)
+	says(active, "r true: it goes when it is its turn: node "+other+" is ready")
+	w.put(keys.HostObject(active, keys.KindRouter, r.GetId()), &storev1.RouterBinding{Nodes: []string{active, other}, HandOver: other})
+	says(active, "r true: it is being handed over to node "+other)
+	w.put(keys.HostObject(active, keys.KindRouter, r.GetId()), &storev1.RouterBinding{Nodes: []string{active, other}})
+	w.another(other, func(a *storev1.Agent) {
+		a.TunnelIp, a.Uplinks[0].Proven, a.Uplinks[0].Reason = "192.0.2.9", false, "no carrier"
+	})
+	says(active, "r true: it waits for node "+other+": its uplink to physical network ext1 is not proven: no carrier")
+	w.updateNode(&weftv1.Node{Id: other, Draining: true}, "draining")
+	says(active, "r true: no node can take it: "+other+": is draining, its uplink to physical network ext1 is not proven: no carrier\nnet1 false: no node can take it: "+other+": is draining")
+	w.del(keys.Live(active))
+	says(active, "r true: the agent of the node is not alive, and the others have not found the node dead")
+	_, err := w.ExplainDrain(w.ctx, &weftv1.ExplainDrainRequest{Id: "net9"})
+	w.fails(err, codes.NotFound, "net9")
+}

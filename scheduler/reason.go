@@ -48,7 +48,7 @@ func (p *placement) unwilling(n Node) (out []string) {
 	case n.Cordoned:
 		out = append(out, "is cordoned")
 	}
-	if why := p.req.Leaving[n.Name]; why != "" {
+	if why := p.req.Leaving[n.Name]; why != "" && !slices.Contains(out, why) {
 		out = append(out, why)
 	}
 	holds := slices.Contains(p.req.Current, n.Name)

@@ -37,7 +37,8 @@ func (a act) least() Role {
 func acts() map[string]act {
 	rows := map[string]act{
 		"weft.v1.NodeService/ListNodes": inspect, "weft.v1.NodeService/GetNode": inspect, "weft.v1.NodeService/DiffNode": inspect,
-		"weft.v1.NodeService/ListPools": inspect, "weft.v1.NodeService/GetPool": inspect,
+		"weft.v1.NodeService/ExplainDrain": inspect,
+		"weft.v1.NodeService/ListPools":    inspect, "weft.v1.NodeService/GetPool": inspect,
 		"weft.v1.NodeService/UpdateNode": operate, "weft.v1.NodeService/DeleteNode": operate, "weft.v1.NodeService/UpdatePool": operate,
 		"weft.v1.NodeService/Rebalance": operate, "weft.v1.RouterService/MoveRouter": operate,
 		"weft.v1.SegmentRangeService/GetSegmentRange": inspect, "weft.v1.SegmentRangeService/ListSegmentRanges": inspect,

@@ -163,6 +163,19 @@ func TestADeadNodeIsReplacedAndGetsNothingBack(t *testing.T) {
 	w.audit()
 }
 
+// TestADeadNodeIsDrainedAtOnce waits for no grace: who drains a node knows that it is not coming back.
+func TestADeadNodeIsDrainedAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 9, nil, "net1", "net2", "net3")
+	w.keep("a", func(o *keeper.Options) { o.DeadAfter = time.Hour })
+	dead := w.busiest()
+	w.agents.powerOff(dead)
+	w.agents.settings(dead, &storev1.NodeSettings{Draining: true})
+	w.await("everything is elsewhere", func(m *image) bool { return m.empty(dead) && w.built(m) })
+	w.check(true)
+	w.audit()
+}
+
 func TestANodeWhoseAgentAloneIsDeadGoesOnForwarding(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 3, nil, "net1", "net2", "net3")

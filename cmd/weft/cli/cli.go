@@ -62,11 +62,8 @@ func Main(ctx context.Context, env Env) int {
 
 // report prints an error and returns the exit code it stands for.
 func (a *app) report(cmd *cobra.Command, err error) int {
-	var lines []string
-	for line := range strings.Lines(err.Error()) { // which may repeat what somebody has written
-		lines = append(lines, render.Clean(strings.TrimSuffix(line, "\n")))
-	}
-	fmt.Fprintf(a.env.Stderr, "error: %s\n", strings.Join(lines, "\n  "))
+	text := render.CleanLines(strings.TrimSuffix(err.Error(), "\n")) // which may repeat what somebody has written
+	fmt.Fprintf(a.env.Stderr, "error: %s\n", strings.ReplaceAll(text, "\n", "\n  "))
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):

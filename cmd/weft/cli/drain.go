@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -44,8 +45,8 @@ func (a *app) settingCmd(verb, short string, mask []string, settings *weftv1.Nod
 }
 
 const drainLong = `Move all routers and DHCP services off a node and place nothing new there, until it is undrained. What moves is made ready
-elsewhere first: no packet and no connection is lost. Waits until nothing is left and shows how much is; what no other node can take
-stays. VMs are not moved.`
+elsewhere first: no packet and no connection is lost. Waits until nothing is left and shows how much is, and what it waits for; what
+no other node can take stays. VMs are not moved.`
 
 func (a *app) drainCmd() *cobra.Command {
 	noWait, limit := false, time.Duration(0)
@@ -72,6 +73,7 @@ func (a *app) drainCmd() *cobra.Command {
 
 // drained waits until nothing is left on a node.
 func (c call) drained(name string, limit time.Duration) (m proto.Message, err error) {
+	var why explanation
 	err = c.until(limit, "node "+name+" is not empty", func(ctx context.Context) (string, error) {
 		if m, err = c.conn.Get(ctx, client.Node, name); err != nil {
 			return "", err
@@ -85,9 +87,54 @@ func (c call) drained(name string, limit time.Duration) (m proto.Message, err er
 		if left == "" {
 			return "", nil
 		}
-		return "left on node " + name + ": " + left, nil
+		if err := why.of(ctx, c, name, left); err != nil {
+			return "", err
+		}
+		return "left on node " + name + ": " + left + why.text, nil
 	})
 	return m, err
+}
+
+const (
+	// explainEvery is how often it is asked why something is left: the controllers read a lot for it.
+	explainEvery = time.Second
+	// maxExplained is how much of what is left is explained.
+	maxExplained = 5
+)
+
+// explanation is what waits on a node for what.
+type explanation struct {
+	left string // what it was asked about
+	next time.Time
+	text string
+}
+
+// of asks anew, unless that was a moment ago or what is left is getting less.
+func (e *explanation) of(ctx context.Context, c call, name, left string) error {
+	if left != e.left {
+		e.left, e.text = left, ""
+		return nil
+	}
+	if time.Now().Before(e.next) {
+		return nil
+	}
+	resp, err := c.conn.Do(ctx, &weftv1.ExplainDrainRequest{Id: name})
+	if err != nil {
+		return err
+	}
+	e.next, e.text = time.Now().Add(explainEvery), ""
+	all := resp.(*weftv1.ExplainDrainResponse).GetRemainders() //nolint:forcetypeassert // the answer to this request
+	for _, r := range all[:min(len(all), maxExplained)] {
+		what := "router "
+		if r.GetNetworkId() != "" {
+			what = "DHCP of network "
+		}
+		e.text += "\n  " + what + cmp.Or(r.GetName(), r.GetRouterId(), r.GetNetworkId()) + ": " + r.GetReason()
+	}
+	if len(all) > maxExplained {
+		e.text += "\n  …"
+	}
+	return nil
 }
 
 func (a *app) diffCmd() *cobra.Command {

@@ -162,7 +162,7 @@ func (c call) until(limit time.Duration, vain string, look func(context.Context)
 		}
 		if progress.show("%s", last); progress.w == nil && last != told {
 			told = last
-			fmt.Fprintln(c.env.Stderr, render.Clean(last))
+			fmt.Fprintln(c.env.Stderr, render.CleanLines(last))
 		}
 		if sleep(ctx, pause) {
 			continue

@@ -914,6 +914,183 @@ func (x *DiffNodeResponse) GetTruncated() bool {
 	return false
 }
 
+type ExplainDrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDrainRequest) Reset() {
+	*x = ExplainDrainRequest{}
+	mi := &file_weft_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDrainRequest) ProtoMessage() {}
+
+func (x *ExplainDrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDrainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainDrainRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExplainDrainRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ExplainDrainResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Remainders []*Remainder           `protobuf:"bytes,1,rep,name=remainders,proto3" json:"remainders,omitempty"`
+	// There are more.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDrainResponse) Reset() {
+	*x = ExplainDrainResponse{}
+	mi := &file_weft_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDrainResponse) ProtoMessage() {}
+
+func (x *ExplainDrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDrainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainDrainResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExplainDrainResponse) GetRemainders() []*Remainder {
+	if x != nil {
+		return x.Remainders
+	}
+	return nil
+}
+
+func (x *ExplainDrainResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// Remainder is a router or a network's DHCP service that has not moved off a node yet.
+type Remainder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the two.
+	RouterId  string `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
+	NetworkId string `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Name      string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Of a router: it is active there.
+	Active bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
+	// What it waits for.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remainder) Reset() {
+	*x = Remainder{}
+	mi := &file_weft_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remainder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remainder) ProtoMessage() {}
+
+func (x *Remainder) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remainder.ProtoReflect.Descriptor instead.
+func (*Remainder) Descriptor() ([]byte, []int) {
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Remainder) GetRouterId() string {
+	if x != nil {
+		return x.RouterId
+	}
+	return ""
+}
+
+func (x *Remainder) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *Remainder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Remainder) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *Remainder) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type GetPoolRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -923,7 +1100,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[11]
+	mi := &file_weft_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1112,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[11]
+	mi := &file_weft_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1125,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetPoolRequest) GetId() string {
@@ -970,7 +1147,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[12]
+	mi := &file_weft_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1159,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[12]
+	mi := &file_weft_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1172,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -1037,7 +1214,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_weft_v1_node_proto_msgTypes[13]
+	mi := &file_weft_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1226,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[13]
+	mi := &file_weft_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1239,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1098,7 +1275,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[14]
+	mi := &file_weft_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1287,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[14]
+	mi := &file_weft_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1300,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -1159,7 +1336,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_weft_v1_node_proto_msgTypes[15]
+	mi := &file_weft_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1348,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[15]
+	mi := &file_weft_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1361,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RebalanceRequest) GetPool() string {
@@ -1217,7 +1394,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_weft_v1_node_proto_msgTypes[16]
+	mi := &file_weft_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1406,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[16]
+	mi := &file_weft_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1419,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RebalanceResponse) GetMoves() []*RouterMove {
@@ -1265,7 +1442,7 @@ type RouterMove struct {
 
 func (x *RouterMove) Reset() {
 	*x = RouterMove{}
-	mi := &file_weft_v1_node_proto_msgTypes[17]
+	mi := &file_weft_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1454,7 @@ func (x *RouterMove) String() string {
 func (*RouterMove) ProtoMessage() {}
 
 func (x *RouterMove) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_node_proto_msgTypes[17]
+	mi := &file_weft_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1467,7 @@ func (x *RouterMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterMove.ProtoReflect.Descriptor instead.
 func (*RouterMove) Descriptor() ([]byte, []int) {
-	return file_weft_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_weft_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RouterMove) GetRouterId() string {
@@ -1401,7 +1578,21 @@ const file_weft_v1_node_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"g\n" +
 	"\x10DiffNodeResponse\x125\n" +
 	"\vdifferences\x18\x01 \x03(\v2\x13.weft.v1.DifferenceR\vdifferences\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\" \n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"%\n" +
+	"\x13ExplainDrainRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"h\n" +
+	"\x14ExplainDrainResponse\x122\n" +
+	"\n" +
+	"remainders\x18\x01 \x03(\v2\x12.weft.v1.RemainderR\n" +
+	"remainders\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x8b\x01\n" +
+	"\tRemainder\x12\x1b\n" +
+	"\trouter_id\x18\x01 \x01(\tR\brouterId\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06active\x18\x04 \x01(\bR\x06active\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\" \n" +
 	"\x0eGetPoolRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x81\x01\n" +
 	"\x10ListPoolsRequest\x12\x1b\n" +
@@ -1436,7 +1627,7 @@ const file_weft_v1_node_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_COMPUTE\x10\x01\x12\x10\n" +
-	"\fROLE_NETWORK\x10\x022\xb4\x04\n" +
+	"\fROLE_NETWORK\x10\x022\x81\x05\n" +
 	"\vNodeService\x121\n" +
 	"\aGetNode\x12\x17.weft.v1.GetNodeRequest\x1a\r.weft.v1.Node\x12B\n" +
 	"\tListNodes\x12\x19.weft.v1.ListNodesRequest\x1a\x1a.weft.v1.ListNodesResponse\x127\n" +
@@ -1444,7 +1635,8 @@ const file_weft_v1_node_proto_rawDesc = "" +
 	"UpdateNode\x12\x1a.weft.v1.UpdateNodeRequest\x1a\r.weft.v1.Node\x12@\n" +
 	"\n" +
 	"DeleteNode\x12\x1a.weft.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\x12?\n" +
-	"\bDiffNode\x12\x18.weft.v1.DiffNodeRequest\x1a\x19.weft.v1.DiffNodeResponse\x121\n" +
+	"\bDiffNode\x12\x18.weft.v1.DiffNodeRequest\x1a\x19.weft.v1.DiffNodeResponse\x12K\n" +
+	"\fExplainDrain\x12\x1c.weft.v1.ExplainDrainRequest\x1a\x1d.weft.v1.ExplainDrainResponse\x121\n" +
 	"\aGetPool\x12\x17.weft.v1.GetPoolRequest\x1a\r.weft.v1.Pool\x12B\n" +
 	"\tListPools\x12\x19.weft.v1.ListPoolsRequest\x1a\x1a.weft.v1.ListPoolsResponse\x127\n" +
 	"\n" +
@@ -1464,7 +1656,7 @@ func file_weft_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_weft_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_weft_v1_node_proto_goTypes = []any{
 	(Role)(0),                     // 0: weft.v1.Role
 	(*Node)(nil),                  // 1: weft.v1.Node
@@ -1478,56 +1670,62 @@ var file_weft_v1_node_proto_goTypes = []any{
 	(*DeleteNodeRequest)(nil),     // 9: weft.v1.DeleteNodeRequest
 	(*DiffNodeRequest)(nil),       // 10: weft.v1.DiffNodeRequest
 	(*DiffNodeResponse)(nil),      // 11: weft.v1.DiffNodeResponse
-	(*GetPoolRequest)(nil),        // 12: weft.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),      // 13: weft.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 14: weft.v1.ListPoolsResponse
-	(*UpdatePoolRequest)(nil),     // 15: weft.v1.UpdatePoolRequest
-	(*RebalanceRequest)(nil),      // 16: weft.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),     // 17: weft.v1.RebalanceResponse
-	(*RouterMove)(nil),            // 18: weft.v1.RouterMove
-	nil,                           // 19: weft.v1.Node.LabelsEntry
-	nil,                           // 20: weft.v1.Node.BridgeMappingsEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 23: google.protobuf.Empty
+	(*ExplainDrainRequest)(nil),   // 12: weft.v1.ExplainDrainRequest
+	(*ExplainDrainResponse)(nil),  // 13: weft.v1.ExplainDrainResponse
+	(*Remainder)(nil),             // 14: weft.v1.Remainder
+	(*GetPoolRequest)(nil),        // 15: weft.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),      // 16: weft.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 17: weft.v1.ListPoolsResponse
+	(*UpdatePoolRequest)(nil),     // 18: weft.v1.UpdatePoolRequest
+	(*RebalanceRequest)(nil),      // 19: weft.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 20: weft.v1.RebalanceResponse
+	(*RouterMove)(nil),            // 21: weft.v1.RouterMove
+	nil,                           // 22: weft.v1.Node.LabelsEntry
+	nil,                           // 23: weft.v1.Node.BridgeMappingsEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 25: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 26: google.protobuf.Empty
 }
 var file_weft_v1_node_proto_depIdxs = []int32{
 	0,  // 0: weft.v1.Node.roles:type_name -> weft.v1.Role
-	19, // 1: weft.v1.Node.labels:type_name -> weft.v1.Node.LabelsEntry
-	20, // 2: weft.v1.Node.bridge_mappings:type_name -> weft.v1.Node.BridgeMappingsEntry
-	21, // 3: weft.v1.Node.start_time:type_name -> google.protobuf.Timestamp
+	22, // 1: weft.v1.Node.labels:type_name -> weft.v1.Node.LabelsEntry
+	23, // 2: weft.v1.Node.bridge_mappings:type_name -> weft.v1.Node.BridgeMappingsEntry
+	24, // 3: weft.v1.Node.start_time:type_name -> google.protobuf.Timestamp
 	2,  // 4: weft.v1.Node.uplinks:type_name -> weft.v1.Uplink
 	1,  // 5: weft.v1.ListNodesResponse.nodes:type_name -> weft.v1.Node
 	1,  // 6: weft.v1.UpdateNodeRequest.node:type_name -> weft.v1.Node
-	22, // 7: weft.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	25, // 7: weft.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
 	4,  // 8: weft.v1.DiffNodeResponse.differences:type_name -> weft.v1.Difference
-	3,  // 9: weft.v1.ListPoolsResponse.pools:type_name -> weft.v1.Pool
-	3,  // 10: weft.v1.UpdatePoolRequest.pool:type_name -> weft.v1.Pool
-	22, // 11: weft.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
-	18, // 12: weft.v1.RebalanceResponse.moves:type_name -> weft.v1.RouterMove
-	5,  // 13: weft.v1.NodeService.GetNode:input_type -> weft.v1.GetNodeRequest
-	6,  // 14: weft.v1.NodeService.ListNodes:input_type -> weft.v1.ListNodesRequest
-	8,  // 15: weft.v1.NodeService.UpdateNode:input_type -> weft.v1.UpdateNodeRequest
-	9,  // 16: weft.v1.NodeService.DeleteNode:input_type -> weft.v1.DeleteNodeRequest
-	10, // 17: weft.v1.NodeService.DiffNode:input_type -> weft.v1.DiffNodeRequest
-	12, // 18: weft.v1.NodeService.GetPool:input_type -> weft.v1.GetPoolRequest
-	13, // 19: weft.v1.NodeService.ListPools:input_type -> weft.v1.ListPoolsRequest
-	15, // 20: weft.v1.NodeService.UpdatePool:input_type -> weft.v1.UpdatePoolRequest
-	16, // 21: weft.v1.NodeService.Rebalance:input_type -> weft.v1.RebalanceRequest
-	1,  // 22: weft.v1.NodeService.GetNode:output_type -> weft.v1.Node
-	7,  // 23: weft.v1.NodeService.ListNodes:output_type -> weft.v1.ListNodesResponse
-	1,  // 24: weft.v1.NodeService.UpdateNode:output_type -> weft.v1.Node
-	23, // 25: weft.v1.NodeService.DeleteNode:output_type -> google.protobuf.Empty
-	11, // 26: weft.v1.NodeService.DiffNode:output_type -> weft.v1.DiffNodeResponse
-	3,  // 27: weft.v1.NodeService.GetPool:output_type -> weft.v1.Pool
-	14, // 28: weft.v1.NodeService.ListPools:output_type -> weft.v1.ListPoolsResponse
-	3,  // 29: weft.v1.NodeService.UpdatePool:output_type -> weft.v1.Pool
-	17, // 30: weft.v1.NodeService.Rebalance:output_type -> weft.v1.RebalanceResponse
-	22, // [22:31] is the sub-list for method output_type
-	13, // [13:22] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 9: weft.v1.ExplainDrainResponse.remainders:type_name -> weft.v1.Remainder
+	3,  // 10: weft.v1.ListPoolsResponse.pools:type_name -> weft.v1.Pool
+	3,  // 11: weft.v1.UpdatePoolRequest.pool:type_name -> weft.v1.Pool
+	25, // 12: weft.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
+	21, // 13: weft.v1.RebalanceResponse.moves:type_name -> weft.v1.RouterMove
+	5,  // 14: weft.v1.NodeService.GetNode:input_type -> weft.v1.GetNodeRequest
+	6,  // 15: weft.v1.NodeService.ListNodes:input_type -> weft.v1.ListNodesRequest
+	8,  // 16: weft.v1.NodeService.UpdateNode:input_type -> weft.v1.UpdateNodeRequest
+	9,  // 17: weft.v1.NodeService.DeleteNode:input_type -> weft.v1.DeleteNodeRequest
+	10, // 18: weft.v1.NodeService.DiffNode:input_type -> weft.v1.DiffNodeRequest
+	12, // 19: weft.v1.NodeService.ExplainDrain:input_type -> weft.v1.ExplainDrainRequest
+	15, // 20: weft.v1.NodeService.GetPool:input_type -> weft.v1.GetPoolRequest
+	16, // 21: weft.v1.NodeService.ListPools:input_type -> weft.v1.ListPoolsRequest
+	18, // 22: weft.v1.NodeService.UpdatePool:input_type -> weft.v1.UpdatePoolRequest
+	19, // 23: weft.v1.NodeService.Rebalance:input_type -> weft.v1.RebalanceRequest
+	1,  // 24: weft.v1.NodeService.GetNode:output_type -> weft.v1.Node
+	7,  // 25: weft.v1.NodeService.ListNodes:output_type -> weft.v1.ListNodesResponse
+	1,  // 26: weft.v1.NodeService.UpdateNode:output_type -> weft.v1.Node
+	26, // 27: weft.v1.NodeService.DeleteNode:output_type -> google.protobuf.Empty
+	11, // 28: weft.v1.NodeService.DiffNode:output_type -> weft.v1.DiffNodeResponse
+	13, // 29: weft.v1.NodeService.ExplainDrain:output_type -> weft.v1.ExplainDrainResponse
+	3,  // 30: weft.v1.NodeService.GetPool:output_type -> weft.v1.Pool
+	17, // 31: weft.v1.NodeService.ListPools:output_type -> weft.v1.ListPoolsResponse
+	3,  // 32: weft.v1.NodeService.UpdatePool:output_type -> weft.v1.Pool
+	20, // 33: weft.v1.NodeService.Rebalance:output_type -> weft.v1.RebalanceResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_node_proto_init() }
@@ -1541,7 +1739,7 @@ func file_weft_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_node_proto_rawDesc), len(file_weft_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,15 +20,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_GetNode_FullMethodName    = "/weft.v1.NodeService/GetNode"
-	NodeService_ListNodes_FullMethodName  = "/weft.v1.NodeService/ListNodes"
-	NodeService_UpdateNode_FullMethodName = "/weft.v1.NodeService/UpdateNode"
-	NodeService_DeleteNode_FullMethodName = "/weft.v1.NodeService/DeleteNode"
-	NodeService_DiffNode_FullMethodName   = "/weft.v1.NodeService/DiffNode"
-	NodeService_GetPool_FullMethodName    = "/weft.v1.NodeService/GetPool"
-	NodeService_ListPools_FullMethodName  = "/weft.v1.NodeService/ListPools"
-	NodeService_UpdatePool_FullMethodName = "/weft.v1.NodeService/UpdatePool"
-	NodeService_Rebalance_FullMethodName  = "/weft.v1.NodeService/Rebalance"
+	NodeService_GetNode_FullMethodName      = "/weft.v1.NodeService/GetNode"
+	NodeService_ListNodes_FullMethodName    = "/weft.v1.NodeService/ListNodes"
+	NodeService_UpdateNode_FullMethodName   = "/weft.v1.NodeService/UpdateNode"
+	NodeService_DeleteNode_FullMethodName   = "/weft.v1.NodeService/DeleteNode"
+	NodeService_DiffNode_FullMethodName     = "/weft.v1.NodeService/DiffNode"
+	NodeService_ExplainDrain_FullMethodName = "/weft.v1.NodeService/ExplainDrain"
+	NodeService_GetPool_FullMethodName      = "/weft.v1.NodeService/GetPool"
+	NodeService_ListPools_FullMethodName    = "/weft.v1.NodeService/ListPools"
+	NodeService_UpdatePool_FullMethodName   = "/weft.v1.NodeService/UpdatePool"
+	NodeService_Rebalance_FullMethodName    = "/weft.v1.NodeService/Rebalance"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -45,6 +46,8 @@ type NodeServiceClient interface {
 	// Asks a node's agent for the difference between what the node should have and what it has, now. UNAVAILABLE when the
 	// agent does not answer.
 	DiffNode(ctx context.Context, in *DiffNodeRequest, opts ...grpc.CallOption) (*DiffNodeResponse, error)
+	// Says of what is on a node what it waits for while the node is drained.
+	ExplainDrain(ctx context.Context, in *ExplainDrainRequest, opts ...grpc.CallOption) (*ExplainDrainResponse, error)
 	GetPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*Pool, error)
 	ListPools(ctx context.Context, in *ListPoolsRequest, opts ...grpc.CallOption) (*ListPoolsResponse, error)
 	UpdatePool(ctx context.Context, in *UpdatePoolRequest, opts ...grpc.CallOption) (*Pool, error)
@@ -110,6 +113,16 @@ func (c *nodeServiceClient) DiffNode(ctx context.Context, in *DiffNodeRequest, o
 	return out, nil
 }
 
+func (c *nodeServiceClient) ExplainDrain(ctx context.Context, in *ExplainDrainRequest, opts ...grpc.CallOption) (*ExplainDrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainDrainResponse)
+	err := c.cc.Invoke(ctx, NodeService_ExplainDrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) GetPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*Pool, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Pool)
@@ -164,6 +177,8 @@ type NodeServiceServer interface {
 	// Asks a node's agent for the difference between what the node should have and what it has, now. UNAVAILABLE when the
 	// agent does not answer.
 	DiffNode(context.Context, *DiffNodeRequest) (*DiffNodeResponse, error)
+	// Says of what is on a node what it waits for while the node is drained.
+	ExplainDrain(context.Context, *ExplainDrainRequest) (*ExplainDrainResponse, error)
 	GetPool(context.Context, *GetPoolRequest) (*Pool, error)
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	UpdatePool(context.Context, *UpdatePoolRequest) (*Pool, error)
@@ -193,6 +208,9 @@ func (UnimplementedNodeServiceServer) DeleteNode(context.Context, *DeleteNodeReq
 }
 func (UnimplementedNodeServiceServer) DiffNode(context.Context, *DiffNodeRequest) (*DiffNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiffNode not implemented")
+}
+func (UnimplementedNodeServiceServer) ExplainDrain(context.Context, *ExplainDrainRequest) (*ExplainDrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainDrain not implemented")
 }
 func (UnimplementedNodeServiceServer) GetPool(context.Context, *GetPoolRequest) (*Pool, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetPool not implemented")
@@ -317,6 +335,24 @@ func _NodeService_DiffNode_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_ExplainDrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainDrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ExplainDrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ExplainDrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ExplainDrain(ctx, req.(*ExplainDrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_GetPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetPoolRequest)
 	if err := dec(in); err != nil {
@@ -415,6 +451,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DiffNode",
 			Handler:    _NodeService_DiffNode_Handler,
+		},
+		{
+			MethodName: "ExplainDrain",
+			Handler:    _NodeService_ExplainDrain_Handler,
 		},
 		{
 			MethodName: "GetPool",

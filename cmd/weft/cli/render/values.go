@@ -227,6 +227,15 @@ func uplink(v *weftv1.Uplink) string {
 	return Clean(out)
 }
 
+// CleanLines is Clean for a text of several lines.
+func CleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = Clean(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // Clean replaces what would change the terminal or the shape of a table or line: whatever an object holds, it is text.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
