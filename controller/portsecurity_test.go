@@ -255,6 +255,9 @@ func TestWhatAVMLearnsOfItselfIsTheOwnersToRead(t *testing.T) {
 	w.read(keys.Port(w.net1.GetId(), created.GetId()), stored)
 	list, err := w.ListPorts(w.ctx, &weftv1.ListPortsRequest{Filter: "name = vm1"})
 	w.check(err)
+	if created.GetHostname() != "vm1" || stored.GetHostname() != "vm1" {
+		t.Errorf("created %v, stored %v; nodes are to know its name", created, stored)
+	}
 	if created.GetInstance() != nil || stored.GetInstance() != nil || list.GetPorts()[0].GetInstance() != nil || !proto.Equal(get(), secret) {
 		t.Errorf("created %v, stored %v, listed %v, read %v", created, stored, list, get())
 	}
@@ -263,15 +266,18 @@ func TestWhatAVMLearnsOfItselfIsTheOwnersToRead(t *testing.T) {
 	if same.GetEtag() != created.GetEtag() {
 		t.Error("what changes nothing was written")
 	}
-	_, err = w.changePort(&weftv1.Port{Id: created.GetId(), Instance: &weftv1.Instance{Hostname: "vm2"}}, "instance")
+	changed, err := w.changePort(&weftv1.Port{Id: created.GetId(), Hostname: "vm3", Instance: &weftv1.Instance{Hostname: "vm2"}}, "instance")
 	w.check(err)
+	if changed.GetHostname() != "vm2" {
+		t.Errorf("changed to %v", changed)
+	}
 	if got := get(); got.GetHostname() != "vm2" || got.GetUserData() != nil {
 		t.Errorf("changed to %v", got)
 	}
 	w.audit()
-	_, err = w.changePort(&weftv1.Port{Id: created.GetId()}, "instance")
+	cleared, err := w.changePort(&weftv1.Port{Id: created.GetId()}, "instance")
 	w.check(err)
-	if get() != nil || w.read(keys.Instance(created.GetId()), &weftv1.Instance{}) != 0 {
+	if cleared.GetHostname() != "" || get() != nil || w.read(keys.Instance(created.GetId()), &weftv1.Instance{}) != 0 {
 		t.Errorf("cleared to %v", get())
 	}
 	_, err = w.changePort(&weftv1.Port{Id: created.GetId(), Instance: secret}, "instance")

@@ -107,6 +107,11 @@ func TestMetadata(t *testing.T) {
 			f.learns(g, "/latest/user-data", "for "+name)
 			f.learns(g, "/openstack/latest/meta_data.json", `"hostname":"host-`+name+`.weft.internal"`)
 			f.learns(g, "/openstack/latest/network_data.json", g.port.GetMacAddress())
+			again, err := g.Configure(t.Context())
+			f.must(err)
+			if again.Host != "host-"+name {
+				t.Errorf("DHCP calls it %q", again.Host)
+			}
 			f.learns(g, "/latest/meta-data/public-keys/0/openssh-key", "me@"+name)
 			got, err := g.metadata(t.Context(), "/latest/meta-data/instance-id", "-H", "X-Forwarded-For: 10.10.10.1", "-H", "X-Instance-ID: vm-other")
 			if err != nil || got != "vm-"+name {

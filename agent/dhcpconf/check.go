@@ -18,8 +18,10 @@ var (
 	labelForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 	// periodForm is what dnsmasq takes for a lease time where a name may stand (dnsmasq(8), --dhcp-host).
 	periodForm = regexp.MustCompile(`^([0-9]+[wdhmsWDHMS]?|infinite|ignore)$`)
-	digitsForm = regexp.MustCompile(`^[0-9]+$`)
-	macForm    = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)
+	// addressForm is what Label makes of an address.
+	addressForm = regexp.MustCompile(`^(?i)host(-[0-9]+){4}$`)
+	digitsForm  = regexp.MustCompile(`^[0-9]+$`)
+	macForm     = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)
 )
 
 // maxName is the longest domain name (RFC 1035 section 2.3.4), in its text form.
@@ -117,6 +119,13 @@ func printable(s string) string {
 		return s
 	}
 	return strconv.Quote(s)
+}
+
+// Usable reports whether a label can be a host's name in a domain, "" none: a DNS label that dnsmasq takes for nothing else, and
+// that is not how an address is named (Label), which may be another host's.
+func Usable(label, domain string) bool {
+	full := fullName(Config{Domain: domain}, Host{Hostname: label})
+	return labelForm.MatchString(label) && !periodForm.MatchString(full) && len(full) <= maxName && !addressForm.MatchString(label)
 }
 
 func (h Host) bad(field, reason string) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weft-sdn/weft/agent/desired"
 	"github.com/weft-sdn/weft/agent/dhcpconf"
@@ -71,7 +72,7 @@ func dhcpPlan(v *view.View, facts *Facts, network string) *DHCP {
 		sysctls[arpAnnounce] = "2"
 	}
 	slices.SortFunc(link.Addresses, model.ComparePrefixes)
-	conf.Hosts = dhcpHosts(n, conf.Subnets)
+	conf.Hosts = dhcpHosts(n, conf.Domain, conf.Subnets)
 	var rejected []dhcpconf.Rejection
 	out.Server, rejected, out.Problem = dhcpconf.Render(conf)
 	for _, r := range rejected {
@@ -96,21 +97,44 @@ func dhcpSubnet(s model.Subnet) dhcpconf.Subnet {
 }
 
 // dhcpHosts are the network's ports with an address in a served subnet, but for DHCP servers.
-func dhcpHosts(n *view.Network, served []dhcpconf.Subnet) []dhcpconf.Host {
+func dhcpHosts(n *view.Network, domain string, served []dhcpconf.Subnet) []dhcpconf.Host {
 	var out []dhcpconf.Host
+	names := hostnames(n, domain)
 	for id, p := range n.Ports {
 		if p.Object.DeviceOwner == model.OwnerDHCP {
 			continue
 		}
+		name := names[id]
 		for _, f := range p.Object.FixedIPs {
 			if !slices.ContainsFunc(served, func(s dhcpconf.Subnet) bool { return s.ID == f.Subnet }) {
 				continue
 			}
-			h := dhcpconf.Host{PortID: id, MAC: p.Object.MAC, Address: f.IP, SubnetID: f.Subnet}
+			h := dhcpconf.Host{PortID: id, MAC: p.Object.MAC, Address: f.IP, SubnetID: f.Subnet, Hostname: name}
+			name = "" // it is that of one address
 			for _, o := range p.Object.DHCPOptions {
 				h.ExtraOpts = append(h.ExtraOpts, dhcpconf.Option{Name: o.Name, Value: o.Value})
 			}
 			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// hostnames are the names that ports have, by port, besides those of their addresses. A name that several ports wish for is
+// nobody's: on a network that tenants share, none takes another's.
+func hostnames(n *view.Network, domain string) map[string]string {
+	wishes := map[string][]string{}
+	for id, p := range n.Ports {
+		// "_" stands in names that people choose, but in no host's (RFC 1123 section 2.1).
+		name := strings.ReplaceAll(strings.ToLower(p.Object.Hostname), "_", "-")
+		if name != "" && dhcpconf.Usable(name, domain) {
+			wishes[name] = append(wishes[name], id)
+		}
+	}
+	out := map[string]string{}
+	for name, ports := range wishes {
+		if len(ports) == 1 {
+			out[ports[0]] = name
 		}
 	}
 	return out

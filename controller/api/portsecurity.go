@@ -119,7 +119,7 @@ func (s *Server) changeSecurity(ctx context.Context, e *edit, before, after *wef
 
 // unsecure makes a port one of the system's own: without filters, groups or a VM.
 func unsecure(e *edit, p *weftv1.Port) {
-	p.PortSecurityEnabled, p.SecurityGroups, p.AllowedAddressPairs = proto.Bool(false), nil, nil
+	p.PortSecurityEnabled, p.SecurityGroups, p.AllowedAddressPairs, p.Hostname = proto.Bool(false), nil, nil, ""
 	e.txn.Delete(keys.Instance(p.GetId()))
 }
 
@@ -146,9 +146,10 @@ func readInstance(ctx context.Context, v *record.View, p *weftv1.Port) error {
 	return nil
 }
 
-// keepInstance takes what a new port's VM is to learn out of the port and appends it.
+// keepInstance takes what a new port's VM is to learn out of the port, but for its name, and appends it.
 func keepInstance(e *edit, p *weftv1.Port) error {
 	instance := p.GetInstance()
+	p.Hostname = instance.GetHostname()
 	if instance == nil {
 		return nil
 	}
@@ -160,7 +161,6 @@ func keepInstance(e *edit, p *weftv1.Port) error {
 // changeInstance is keepInstance for a change, where there is any. The transaction guards the port.
 func changeInstance(ctx context.Context, e *edit, p *weftv1.Port) error {
 	want := p.GetInstance()
-	p.Instance = nil
 	have := &weftv1.Port{Id: p.GetId()}
 	if err := readInstance(ctx, e.View, have); err != nil && fault.Code(err) != codes.DataLoss {
 		return err
@@ -168,8 +168,9 @@ func changeInstance(ctx context.Context, e *edit, p *weftv1.Port) error {
 	switch {
 	case want == nil && have.GetInstance() != nil:
 		e.txn.Delete(keys.Instance(p.GetId()))
-	case want != nil && !proto.Equal(want, have.GetInstance()):
-		p.Instance = want
+	case want != nil && proto.Equal(want, have.GetInstance()):
+		p.Instance, p.Hostname = nil, want.GetHostname()
+		return nil
 	}
 	return keepInstance(e, p)
 }

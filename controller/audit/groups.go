@@ -33,8 +33,11 @@ func (a *auditor) securityGroups() {
 		if err := model.InstanceFrom(i); err != nil {
 			a.findf("what the VM of port %s learns of itself: %v", id, err)
 		}
-		if a.ports[id] == nil {
+		switch p := a.ports[id]; {
+		case p == nil:
 			a.findf("key %s belongs to nothing", keys.Instance(id))
+		case p.GetHostname() != "" && p.GetHostname() != i.GetHostname(): // of ports of before it is not known
+			a.findf("port %s is called %q, its VM is told %q", id, p.GetHostname(), i.GetHostname())
 		}
 	}
 }

@@ -112,6 +112,8 @@ type Port struct {
 	Pairs []AddressPair
 	// Hybrid: filtered by iptables on a bridge of its own rather than by flows of br-int.
 	Hybrid bool
+	// Hostname is the label by which its VM wishes to be known; "" none.
+	Hostname string
 }
 
 // OfRouter reports whether the port is a router's interface or gateway; the router is DeviceID.

@@ -183,7 +183,7 @@ func PortFrom(p *weftv1.Port) (Port, error) {
 		DeviceID: c.text("device_id", p.GetDeviceId()), DeviceOwner: c.text("device_owner", p.GetDeviceOwner()),
 		Host: c.node("host", p.GetHost()), BoundHost: c.node("bound_host", p.GetBoundHost()),
 		Up:          orTrue(p.AdminStateUp), //nolint:protogetter // presence
-		DHCPOptions: c.dhcpOptions(p.GetExtraDhcpOpts()),
+		DHCPOptions: c.dhcpOptions(p.GetExtraDhcpOpts()), Hostname: c.hostname("hostname", p.GetHostname()),
 	}
 	c.security(p, &out)
 	return out, c.err()

@@ -136,6 +136,14 @@ func (c *checker) node(field, s string) string {
 	return s
 }
 
+// hostname checks the name of a VM, of one label.
+func (c *checker) hostname(field, s string) string {
+	if s != "" && !labelPattern.MatchString(s) {
+		c.addf(field, "%q is not a DNS label", s)
+	}
+	return s
+}
+
 // nodes checks on how many nodes, and of which pool, an object is to be.
 func (c *checker) nodes(field string, n int32, pool string) {
 	if n < 0 || n > MaxNodes {

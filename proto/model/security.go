@@ -380,9 +380,7 @@ func (c *checker) pairPrefix(field, s string) netip.Prefix {
 func InstanceFrom(i *weftv1.Instance) error {
 	var c checker
 	c.text("instance.id", i.GetId())
-	if h := i.GetHostname(); h != "" && !labelPattern.MatchString(h) {
-		c.addf("instance.hostname", "%q is not a DNS label", h)
-	}
+	c.hostname("instance.hostname", i.GetHostname())
 	if n := len(i.GetUserData()); n > MaxUserDataBytes {
 		c.addf("instance.user_data", "is %d bytes long, the limit is %d", n, MaxUserDataBytes)
 	}

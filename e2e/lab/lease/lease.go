@@ -23,6 +23,7 @@ type Lease struct {
 	Routes  []Route       `json:"routes,omitempty"` // option 121 (RFC 3442), or else a default route by option 3
 	DNS     []netip.Addr  `json:"dns,omitempty"`    // option 6
 	Domain  string        `json:"domain,omitempty"` // option 15
+	Host    string        `json:"host,omitempty"`   // option 12
 	Time    time.Duration `json:"time,omitempty"`   // option 51
 }
 
@@ -55,7 +56,7 @@ func Acquire(ctx context.Context, enter func(func() error) error, device string,
 	}
 	defer func() { _ = client.Close() }() // the lease is had, or not, by then
 	for {
-		answer, err := client.Request(ctx, dhcpv4.WithRequestedOptions(dhcpv4.OptionInterfaceMTU, dhcpv4.OptionClasslessStaticRoute))
+		answer, err := client.Request(ctx, dhcpv4.WithRequestedOptions(dhcpv4.OptionInterfaceMTU, dhcpv4.OptionHostName, dhcpv4.OptionClasslessStaticRoute))
 		if err == nil {
 			return parse(answer.ACK)
 		}
@@ -75,7 +76,7 @@ func parse(ack *dhcpv4.DHCPv4) (Lease, error) {
 		return Lease{}, fmt.Errorf("the lease's address and mask (option 1): %w", err)
 	}
 	server, _ := netip.AddrFromSlice(ack.ServerIdentifier().To4())
-	l := Lease{Address: address, Server: server, Domain: ack.DomainName(), Time: ack.IPAddressLeaseTime(0)}
+	l := Lease{Address: address, Server: server, Domain: ack.DomainName(), Host: ack.HostName(), Time: ack.IPAddressLeaseTime(0)}
 	if mtu, err := dhcpv4.GetUint16(dhcpv4.OptionInterfaceMTU, ack.Options); err == nil {
 		l.MTU = int(mtu)
 	}

@@ -360,7 +360,9 @@ type Port struct {
 	Instance *Instance `protobuf:"bytes,21,opt,name=instance,proto3" json:"instance,omitempty"`
 	// Output only. The place that it takes of those that its project's quota leaves; 0 for one that counts without a number, or
 	// not at all.
-	QuotaPlace    uint32 `protobuf:"varint,22,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
+	QuotaPlace uint32 `protobuf:"varint,22,opt,name=quota_place,json=quotaPlace,proto3" json:"quota_place,omitempty"`
+	// Output only. instance.hostname: DHCP offers it to the VM and names the VM so, if no other port of the network has it.
+	Hostname      string `protobuf:"bytes,23,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -547,6 +549,13 @@ func (x *Port) GetQuotaPlace() uint32 {
 		return x.QuotaPlace
 	}
 	return 0
+}
+
+func (x *Port) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 type CreatePortRequest struct {
@@ -1098,7 +1107,7 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\bmetadata\x18\x05 \x03(\v2\x1f.weft.v1.Instance.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbc\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\a\n" +
 	"\x04Port\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1128,7 +1137,8 @@ const file_weft_v1_port_proto_rawDesc = "" +
 	"\bvif_type\x18\x14 \x01(\x0e2\x10.weft.v1.VifTypeR\avifType\x12-\n" +
 	"\binstance\x18\x15 \x01(\v2\x11.weft.v1.InstanceR\binstance\x12\x1f\n" +
 	"\vquota_place\x18\x16 \x01(\rR\n" +
-	"quotaPlaceB\x11\n" +
+	"quotaPlace\x12\x1a\n" +
+	"\bhostname\x18\x17 \x01(\tR\bhostnameB\x11\n" +
 	"\x0f_admin_state_upB\x18\n" +
 	"\x16_port_security_enabled\"U\n" +
 	"\x11CreatePortRequest\x12!\n" +
