@@ -130,6 +130,7 @@ func (c call) current(want fleet.File) (fleet.Current, error) {
 		func() error { return fetch(c, client.SecurityGroup, own, &cur.SecurityGroups) },
 		func() error { return fetch(c, client.SecurityGroupRule, own, &cur.Rules) },
 		func() error { return fetch(c, client.Port, own, &cur.Ports) },
+		func() error { return c.instances(want, cur.Ports) },
 		func() error { return fetch(c, client.Router, own, &cur.Routers) },
 		func() error { return fetch(c, client.FloatingIP, own, &cur.FloatingIPs) },
 	} {
@@ -151,6 +152,27 @@ func fetch[M proto.Message](c call, k client.Kind, q client.Query, to *[]M) erro
 			return fmt.Errorf("reading the %ss: the controller sent a %T", k.Noun(), m)
 		}
 		*to = append(*to, typed)
+	}
+	return nil
+}
+
+// instances adds to ports what their VMs learn of themselves, where the file says something of that: lists do not tell.
+func (c call) instances(want fleet.File, ports []*weftv1.Port) error {
+	named := map[string]bool{}
+	for _, p := range want.Ports {
+		named[p.Name] = p.Instance != nil
+	}
+	for _, p := range ports {
+		if !named[p.GetName()] {
+			continue
+		}
+		m, err := c.conn.Get(c, client.Port, p.GetId())
+		if err != nil && !client.IsNotFound(err) {
+			return fmt.Errorf("reading port %s: %w", p.GetName(), err)
+		}
+		if full, ok := m.(*weftv1.Port); err == nil && ok {
+			p.Instance = full.GetInstance()
+		}
 	}
 	return nil
 }

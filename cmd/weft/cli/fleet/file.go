@@ -104,6 +104,18 @@ type Port struct {
 	AddressPairs   []AddressPair `json:"allowed_address_pairs"`
 	// VIFType is "ovs" or "hybrid".
 	VIFType *string `json:"vif_type"`
+	// Instance is complete: what it leaves out, the VM does not learn.
+	Instance *Instance `json:"instance"`
+}
+
+// Instance is a weft.v1.Instance: what the VM behind a port learns of itself.
+type Instance struct {
+	ID         string   `json:"id"`
+	Hostname   string   `json:"hostname"`
+	PublicKeys []string `json:"public_keys"`
+	// UserData is text.
+	UserData string            `json:"user_data"`
+	Metadata map[string]string `json:"metadata"`
 }
 
 // AddressPair is a weft.v1.AddressPair, as {ip_address, mac_address} or an address.

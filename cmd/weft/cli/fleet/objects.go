@@ -110,7 +110,7 @@ func (p *planner) port(w where, port Port) {
 		where: w, phase: phasePort, noun: nounPort, name: port.Name, object: obj, fields: []string{"network_id"},
 		mutable: []string{
 			"mac_address", "fixed_ips", "device_id", "device_owner", "host", "admin_state_up", "extra_dhcp_opts",
-			"security_groups", "port_security_enabled", "allowed_address_pairs",
+			"security_groups", "port_security_enabled", "allowed_address_pairs", "instance",
 		},
 	}
 	chosen(&wish, "mac_address", port.MACAddress, func(s string) { obj.MacAddress = canonical(s) })
@@ -129,6 +129,9 @@ func (p *planner) port(w where, port Port) {
 		}
 	}
 	p.security(w, &wish, obj, port)
+	given(&wish, "instance", port.Instance, func(i Instance) {
+		obj.Instance = &weftv1.Instance{Id: i.ID, Hostname: i.Hostname, PublicKeys: i.PublicKeys, UserData: []byte(i.UserData), Metadata: i.Metadata}
+	})
 	cur, stored := known(p, p.current.Ports, nounPort, port.Name)
 	p.reconcile(wish, stored,
 		func() proto.Message { return &weftv1.CreatePortRequest{Port: obj} },

@@ -89,6 +89,9 @@ func same(field string, stored, wanted protoreflect.Message) bool {
 		return slices.Equal(groupsOf(stored), groupsOf(wanted))
 	case "admin_state_up", "enable_dhcp", "stateful": // unset means true
 		return orTrue(stored, field) == orTrue(wanted, field)
+	case "instance":
+		fd := descriptorOf(stored, field)
+		return proto.Equal(stored.Get(fd).Message().Interface(), wanted.Get(fd).Message().Interface())
 	}
 	return slices.Equal(texts(stored, field), texts(wanted, field))
 }
