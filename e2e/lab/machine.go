@@ -70,7 +70,7 @@ func hasten(ctx context.Context) error {
 	return errors.Join(err, os.WriteFile(rcuBefore(), before, 0o644), os.WriteFile(rcuExpedited, []byte("1"), 0))
 }
 
-// relax puts the switch back when no lab is left.
+// relax puts the switch back when no lab is left but such as were killed.
 func relax(ctx context.Context) error {
 	unlock, err := lock(ctx, rcuBefore())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -80,7 +80,7 @@ func relax(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if left, err := Names(); err != nil || len(left) > 0 {
+	if left, err := inUse(); err != nil || left {
 		return err
 	}
 	before, err := os.ReadFile(rcuBefore())
@@ -88,4 +88,40 @@ func relax(ctx context.Context) error {
 		err = os.WriteFile(rcuExpedited, before, 0)
 	}
 	return errors.Join(err, os.Remove(rcuBefore()))
+}
+
+// inUse reports whether a lab is up, or somebody brings one up or takes it down.
+func inUse() (bool, error) {
+	names, err := Names()
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		l, err := handle(name, nil)
+		if err != nil {
+			return false, err
+		}
+		if idle, err := l.idle(); err != nil || !idle {
+			return !idle, err
+		}
+	}
+	return false, nil
+}
+
+// idle reports whether nothing of a lab runs and nobody works on it: what there is of it is what one left that was killed.
+func (l *Lab) idle() (bool, error) {
+	atOnce, cancel := context.WithCancel(context.Background())
+	cancel()
+	unlock, err := lock(atOnce, l.operationLock())
+	switch {
+	case errors.Is(err, context.Canceled):
+		return false, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	defer unlock()
+	inits, err := l.inits()
+	return len(inits) == 0, err
 }

@@ -78,3 +78,21 @@ func TestLockOfARemovedFolderIsNotALock(t *testing.T) {
 		t.Errorf("the waiter got %v, want that the folder is gone", err)
 	}
 }
+
+func TestWhatAKilledLabLeftIsIdleUnlessSomebodyWorksOnIt(t *testing.T) {
+	killed := &Lab{name: "killed", dir: t.TempDir()}
+	unlock, err := lock(t.Context(), killed.operationLock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if idle, err := killed.idle(); idle || err != nil {
+		t.Errorf("while it is brought up or taken down: idle %v, %v", idle, err)
+	}
+	unlock()
+	gone := &Lab{name: "gone", dir: filepath.Join(t.TempDir(), "gone")}
+	for _, l := range []*Lab{killed, gone} {
+		if idle, err := l.idle(); !idle || err != nil {
+			t.Errorf("lab %s: idle %v, %v", l.name, idle, err)
+		}
+	}
+}
