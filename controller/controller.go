@@ -140,7 +140,7 @@ func Start(ctx context.Context, opts Options) (*Controller, error) {
 func (c *Controller) work(s *store.Store) func(context.Context, leader.Term) {
 	keep := keeper.New(keeper.Options{Store: s, Fleet: c.fleet, Log: c.opts.Log, DeadAfter: c.opts.NodeDeadAfter})
 	collector := collect.New(collect.Options{Store: s, Log: c.opts.Log, Collected: c.metrics.Collected})
-	rights := access.Options{Client: c.opts.Client, Plans: c.fleet.Plans, Changed: c.fleet.Changed, Log: c.opts.Log}
+	rights := access.Options{Client: c.opts.Client, Plans: c.fleet.Plans, Servers: c.fleet.Servers, Changed: c.fleet.Changed, Log: c.opts.Log}
 	return func(ctx context.Context, term leader.Term) {
 		var loops sync.WaitGroup
 		loops.Go(func() { collector.Run(ctx, term.Guard) })

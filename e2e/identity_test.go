@@ -161,6 +161,9 @@ func (s *secured) confined(r *weftv1.Router, g *guest) {
 			s.t.Errorf("a compute node deletes %s: %v", key, err)
 		}
 	}
+	if _, err := client.Get(s.t.Context(), keys.Instance(g.port.GetId())); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+		s.t.Errorf("a compute node reads what a VM is told: %v", err)
+	}
 }
 
 // lines are those of a text that begin with a word.

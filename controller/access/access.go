@@ -44,7 +44,7 @@ func Grant(ctx context.Context, client *clientv3.Client, id identity.Identity) e
 				return err
 			}
 			// What it has of routers stays: the leader knows better.
-			return grant(ctx, client, role, missing(have, Node(id.Name, nil)))
+			return grant(ctx, client, role, missing(have, Node(id.Name, Placed{})))
 		},
 		func() error {
 			_, err := client.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})

@@ -123,6 +123,7 @@ func (c *cluster) enabled(nodes ...string) (admin *clientv3.Client) {
 type keep struct {
 	mu      sync.Mutex
 	plans   map[string][]string
+	servers []string
 	changed chan struct{}
 }
 
@@ -143,6 +144,7 @@ func (c *cluster) keep(client *clientv3.Client, plans map[string][]string) *keep
 		access.Run(ctx, access.Options{
 			Client: client, Log: slog.New(slog.NewTextHandler(c.t.Output(), nil)),
 			Plans:   func() map[string][]string { k.mu.Lock(); defer k.mu.Unlock(); return k.plans },
+			Servers: func() []string { k.mu.Lock(); defer k.mu.Unlock(); return k.servers },
 			Changed: func() <-chan struct{} { k.mu.Lock(); defer k.mu.Unlock(); return k.changed },
 		})
 	})
@@ -178,6 +180,37 @@ func (c *cluster) writes(client *clientv3.Client, router string, want bool) {
 		}
 		return nil
 	})
+}
+
+// TestOnlyWhoVMsAskLearnsWhatTheyAreTold has a node serve a network's DHCP for a while.
+func TestOnlyWhoVMsAskLearnsWhatTheyAreTold(t *testing.T) {
+	c := newCluster(t)
+	c.enabled("net1", "cmp1")
+	k := c.keep(c.as(controller), map[string][]string{mine: {"net1"}})
+	net1, cmp1 := c.as(node("net1")), c.as(node("cmp1"))
+	c.writes(net1, mine, true)
+	reads := func(client *clientv3.Client, want error) {
+		t.Helper()
+		c.eventually(fmt.Sprintf("reading what VMs learn: %v", want), func() error {
+			if _, err := client.Get(t.Context(), keys.Instance("x")); !errors.Is(err, want) {
+				return fmt.Errorf("it is %w", err)
+			}
+			return nil
+		})
+	}
+	reads(net1, nil)
+	reads(cmp1, rpctypes.ErrPermissionDenied)
+	serve := func(servers ...string) {
+		k.mu.Lock()
+		k.servers = servers
+		k.mu.Unlock()
+		k.set(map[string][]string{})
+	}
+	serve("cmp1")
+	reads(cmp1, nil)
+	reads(net1, rpctypes.ErrPermissionDenied)
+	serve()
+	reads(cmp1, rpctypes.ErrPermissionDenied)
 }
 
 // rights is what node net1 may do with keys of every family: its own, and others'.

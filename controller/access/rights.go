@@ -30,13 +30,24 @@ func (p Permission) write() Permission { p.Write = true; return p }
 // Which of them a node follows depends on what is bound to it, which changes too often for roles.
 var shared = []keys.Family{
 	keys.FamilyNetwork, keys.FamilySubnet, keys.FamilyPort, keys.FamilyRouter, keys.FamilyFloatingIP,
-	keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember, keys.FamilyAddressGroup, keys.FamilyInstance,
+	keys.FamilySecurityGroup, keys.FamilyRule, keys.FamilyMember, keys.FamilyAddressGroup,
 	keys.FamilyActive, keys.FamilyAgent, keys.FamilyLive, keys.FamilyWitness,
 }
 
-// Node is what the agent of a node may do. planned are the routers that are planned on it, with all nodes of each: of these it
-// may write who is active, which takes looking at the other nodes' bindings.
-func Node(node string, planned map[string][]string) []Permission {
+// Placed is what is placed on a node. The zero value is nothing.
+type Placed struct {
+	// Routers are those that are planned on it, with all nodes of each: of these it may write who is active, which takes
+	// looking at the other nodes' bindings.
+	Routers map[string][]string
+	// DHCP: it serves some network's.
+	DHCP bool
+}
+
+// servesMetadata reports whether VMs may ask the node who they are.
+func (p Placed) servesMetadata() bool { return p.DHCP || len(p.Routers) > 0 }
+
+// Node is what the agent of a node may do.
+func Node(node string, placed Placed) []Permission {
 	out := []Permission{key(keys.Schema), under(keys.Host(node)), under(keys.Asks(node))}
 	for _, f := range shared {
 		out = append(out, under(keys.All(f)))
@@ -47,9 +58,12 @@ func Node(node string, planned map[string][]string) []Permission {
 	} {
 		out = append(out, p.write())
 	}
-	for _, router := range slices.Sorted(maps.Keys(planned)) {
+	if placed.servesMetadata() {
+		out = append(out, under(keys.All(keys.FamilyInstance)))
+	}
+	for _, router := range slices.Sorted(maps.Keys(placed.Routers)) {
 		out = append(out, key(keys.Active(router)).write())
-		for _, other := range planned[router] {
+		for _, other := range placed.Routers[router] {
 			if other != node {
 				out = append(out, key(keys.HostObject(other, keys.KindRouter, router)))
 			}

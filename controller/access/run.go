@@ -15,9 +15,10 @@ import (
 // Options is what Run needs.
 type Options struct {
 	Client *clientv3.Client
-	// Plans returns the nodes that each router is planned on, by the router's id; Changed a channel that is closed when that
-	// may have changed.
+	// Plans returns the nodes that each router is planned on, by the router's id; Servers those that serve some network's
+	// DHCP; Changed a channel that is closed when that may have changed.
 	Plans   func() map[string][]string
+	Servers func() []string
 	Changed func() <-chan struct{}
 	Log     *slog.Logger
 }
@@ -89,10 +90,10 @@ func (k *keeping) look(ctx context.Context) error {
 	if len(k.have) == 0 {
 		return nil
 	}
-	planned := byNode(k.o.Plans())
+	placed := byNode(k.o.Plans(), k.o.Servers())
 	lost := map[string][]Permission{}
 	for node, have := range k.have {
-		want := Node(node, planned[node])
+		want := Node(node, placed[node])
 		role := identity.Identity{Role: identity.Node, Name: node}.String()
 		if err := grant(ctx, k.o.Client, role, missing(have, want)); err != nil {
 			return err
@@ -108,16 +109,19 @@ func (k *keeping) look(ctx context.Context) error {
 	return nil
 }
 
-// byNode turns plans around: the routers of each node, with all nodes of each router.
-func byNode(plans map[string][]string) map[string]map[string][]string {
-	out := map[string]map[string][]string{}
+// byNode is what is placed on each node.
+func byNode(plans map[string][]string, servers []string) map[string]Placed {
+	out := map[string]Placed{}
 	for router, nodes := range plans {
 		for _, node := range nodes {
-			if out[node] == nil {
-				out[node] = map[string][]string{}
+			if out[node].Routers == nil {
+				out[node] = Placed{Routers: map[string][]string{}}
 			}
-			out[node][router] = nodes
+			out[node].Routers[router] = nodes
 		}
+	}
+	for _, node := range servers {
+		out[node] = Placed{Routers: out[node].Routers, DHCP: true}
 	}
 	return out
 }

@@ -71,6 +71,20 @@ func (f *Fleet) Plans() map[string][]string {
 	return out
 }
 
+// Servers are the nodes that serve the DHCP of some network, by name.
+func (f *Fleet) Servers() []string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []string
+	for name, n := range f.nodes {
+		if len(n.held[keys.KindDHCP]) > 0 {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Active is the node that forwards for a router, "" if none does, and the epoch.
 func (f *Fleet) Active(router string) (node string, epoch int64) {
 	f.mu.RLock()
