@@ -81,10 +81,16 @@ func be16(values ...uint16) (out []byte) {
 	return out
 }
 
-// Allows is the meaning of a port's rules: whether one of them lets a packet pass that begins something. Stateful groups allow
-// none of ICMP that can begin nothing (RFC 792, RFC 4443): what is no request is an answer or an error.
+// Begins reports whether conntrack takes the packet for the beginning of something. Of ICMP (RFC 792, RFC 4443) what is no
+// request is an answer or an error, to nothing.
+func (p Packet) Begins() bool {
+	return !p.Protocol.HasTypes() || slices.Contains(requests(p.Remote.Is6()), p.Type)
+}
+
+// Allows is the meaning of a port's rules: whether one of them lets a packet pass. Stateful groups allow none that can begin
+// nothing.
 func Allows(rules []model.Rule, stateful bool, p Packet) bool {
-	if stateful && p.Protocol.HasTypes() && !slices.Contains(requests(p.Remote.Is6()), p.Type) {
+	if stateful && !p.Begins() {
 		return false
 	}
 	return slices.ContainsFunc(rules, func(r model.Rule) bool { return r.Ingress == p.Ingress && fits(r, p) && about(r, p.Remote) })
