@@ -163,10 +163,11 @@ func TestAHandWrittenPortTakesNothingFromOthers(t *testing.T) {
 func TestANextHopIsNoneOfTheRoutersOwnAddresses(t *testing.T) {
 	w := newWorld(t)
 	r := w.router("r2", "")
-	_, err := w.setGateway(r.GetId(), &weftv1.ExternalGateway{NetworkId: w.ext1.GetId(), FixedIps: append(fixed("203.0.113.50"), fixed("203.0.113.51")...)})
+	some := &weftv1.FixedIp{SubnetId: w.extSub1.GetId()}
+	r, err := w.setGateway(r.GetId(), &weftv1.ExternalGateway{NetworkId: w.ext1.GetId(), FixedIps: []*weftv1.FixedIp{some, some}})
 	w.check(err)
-	for _, own := range []string{"203.0.113.50", "203.0.113.51"} {
-		_, err = w.addRoute(r.GetId(), "192.0.2.0/24", own)
+	for _, own := range r.GetExternalGateway().GetFixedIps() {
+		_, err = w.addRoute(r.GetId(), "192.0.2.0/24", own.GetIpAddress())
 		wantCode(t, codes.InvalidArgument, err)
 	}
 }
