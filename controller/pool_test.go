@@ -518,7 +518,12 @@ func TestADrainIsExplained(t *testing.T) {
 	})
 	says(active, "r true: it waits for node "+other+": its uplink to physical network ext1 is not proven: no carrier")
 	w.updateNode(&weftv1.Node{Id: other, Draining: true}, "draining")
-	says(active, "r true: no node can take it: "+other+": is draining, its uplink to physical network ext1 is not proven: no carrier\nnet1 false: no node can take it: "+other+": is draining")
+	says(active, "r true: no other node can take it: "+other+": is draining, its uplink to physical network ext1 is not proven: no carrier\nnet1 false: no other node can take it: "+other+": is draining")
+	w.node("cmp9", &storev1.Agent{Roles: []weftv1.Role{weftv1.Role_ROLE_COMPUTE}})
+	w.seen(w.replica, "cmp9")
+	if got := why(active); strings.Contains(got, "cmp9") {
+		t.Errorf("that a compute node takes no router is no news: %s", got)
+	}
 	w.del(keys.Live(active))
 	says(active, "r true: the agent of the node is not alive, and the others have not found the node dead")
 	_, err := w.ExplainDrain(w.ctx, &weftv1.ExplainDrainRequest{Id: "net9"})

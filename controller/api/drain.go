@@ -31,11 +31,12 @@ func (s *nodeService) ExplainDrain(ctx context.Context, req *weftv1.ExplainDrain
 	return out, fault.Status(err)
 }
 
-// drain is what is on a node, and the nodes that it may go to.
+// drain is what is on a node, and where it may go.
 type drain struct {
 	server *Server
 	from   *weftv1.Node
-	nodes  map[string]scheduler.Node
+	// nodes are the network nodes.
+	nodes map[string]scheduler.Node
 	// leaving are the nodes that nothing goes to, each with the reason.
 	leaving map[string]string
 }
@@ -43,7 +44,9 @@ type drain struct {
 func (s *Server) newDrain(from *weftv1.Node) *drain {
 	d := &drain{server: s, from: from, nodes: map[string]scheduler.Node{}, leaving: map[string]string{}}
 	for _, n := range s.opts.Fleet.Nodes() {
-		d.nodes[n.Name] = n
+		if n.Network {
+			d.nodes[n.Name] = n
+		}
 		switch {
 		case n.Draining || n.Name == from.GetId():
 			d.leaving[n.Name] = "is draining"
@@ -153,27 +156,43 @@ func (d *drain) reason(req scheduler.Request, waits func(node string) string, an
 	if err != nil {
 		return err.Error()
 	}
-	none := &scheduler.NoneError{What: "it", Rejected: placed.Rejected}
-	var ready, missing []string
+	var ready, missing, unable []string
+	for _, r := range placed.Rejected {
+		unable = append(unable, r.Node+": "+r.Reason)
+	}
 	for _, node := range placed.Nodes {
-		switch why := d.leaving[node]; {
-		case node == d.from.GetId():
-		case why != "":
-			none.Rejected = append(none.Rejected, scheduler.Rejection{Node: node, Reason: why})
-		case waits(node) != "":
-			missing = append(missing, "node "+node+": "+waits(node))
-		default:
-			ready = append(ready, node)
+		if why := d.leaving[node]; why != "" {
+			if node != d.from.GetId() {
+				unable = append(unable, node+": "+why)
+			}
+			continue
 		}
+		if why := waits(node); why != "" {
+			missing = append(missing, "node "+node+": "+why)
+			continue
+		}
+		ready = append(ready, node)
 	}
 	switch {
+	case len(ready)+len(missing)+len(unable) == 0:
+		return "there is no other network node"
 	case len(ready)+len(missing) == 0:
-		return none.Error()
+		return "no other node can take it: " + listed(unable)
 	case len(missing) == 0 || anyOne && len(ready) > 0:
 		return "it goes when it is its turn: node " + strings.Join(ready, ", ") + " is ready"
 	default:
-		return "it waits for " + strings.Join(missing, "; ")
+		return "it waits for " + listed(missing)
 	}
+}
+
+// listed is the first few of many reasons.
+func listed(reasons []string) string {
+	const most = 10
+	slices.Sort(reasons)
+	if more := len(reasons) - most; more > 0 {
+		reasons = append(reasons[:most], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // unready says why a node can't do the work of something that is stored at a revision; "" when it says that it can.
