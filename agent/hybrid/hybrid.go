@@ -28,6 +28,8 @@ type Port struct {
 	Tap, Out string
 	// Sources are what the VM may send from: its own addresses with its MAC, and its address pairs.
 	Sources []model.AddressPair
+	// Servers are the MAC addresses of its network's DHCP servers, whose answers need no rule. Sorted.
+	Servers []string
 	// Zone is the conntrack zone of its network: addresses of different networks may be the same. Not 0.
 	Zone uint16
 	// Groups are its security groups. Stateful: what belongs to a connection that a rule allowed passes both ways.
@@ -218,36 +220,36 @@ func tracking(p Port) string {
 
 // ingress is what may be delivered to a port.
 func (f family) ingress(p Port) []string {
-	out := f.always(fixtures{dhcp: [2]int{67, 68}, dhcp6: [2]int{547, 546}, discovery: []int{130, 131, 132, 134, 135, 136, 143}})
-	return append(out, f.judged(p, toGroup)...)
+	var out []string
+	if !f.ipv6 {
+		for _, mac := range p.Servers {
+			out = append(out, "-p udp -m udp --sport 67 --dport 68 -m mac --mac-source "+mac+" -j ACCEPT")
+		}
+	}
+	return append(append(out, f.discovery(130, 134, 135, 136)...), f.judged(p, toGroup)...)
 }
 
 // egress is what a port may send. Addresses are asked for before there are any, and never given by a VM; a VM is no router.
 func (f family) egress(p Port) []string {
 	out := f.before()
 	out = append(out, "-j "+portChain(source, p.ID))
-	out = append(out, f.always(fixtures{dhcp: [2]int{68, 67}, dhcp6: [2]int{546, 547}, discovery: []int{131, 132, 133, 135, 136, 143}})...)
 	if f.ipv6 {
+		out = append(out, "-p udp -m udp --sport 546 --dport 547 -j ACCEPT")
+		out = append(out, f.discovery(131, 132, 133, 135, 136, 143)...)
 		out = append(out, "-p udp -m udp --dport 546 -j DROP", icmp6(134)+"-j DROP", icmp6(137)+"-j DROP")
 	} else {
-		out = append(out, "-p udp -m udp --dport 68 -j DROP", "-p icmp -m icmp --icmp-type 5 -j DROP")
+		out = append(out, "-p udp -m udp --sport 68 --dport 67 -j ACCEPT", "-p udp -m udp --dport 68 -j DROP", "-p icmp -m icmp --icmp-type 5 -j DROP")
 	}
 	return append(out, f.judged(p, fromGroup)...)
 }
 
-// fixtures is what passes without a rule: DHCP from a port to a port, and neighbour discovery of some types (RFC 4861, RFC
-// 2710, RFC 3810).
-type fixtures struct {
-	dhcp, dhcp6 [2]int
-	discovery   []int
-}
-
-func (f family) always(x fixtures) []string {
+// discovery lets types of neighbour discovery, and of listeners' discovery, pass without a rule (RFC 4861, RFC 2710, RFC 3810).
+func (f family) discovery(types ...int) []string {
 	if !f.ipv6 {
-		return []string{fmt.Sprintf("-p udp -m udp --sport %d --dport %d -j ACCEPT", x.dhcp[0], x.dhcp[1])}
+		return nil
 	}
-	out := []string{fmt.Sprintf("-p udp -m udp --sport %d --dport %d -j ACCEPT", x.dhcp6[0], x.dhcp6[1])}
-	for _, t := range x.discovery {
+	var out []string
+	for _, t := range types {
 		out = append(out, icmp6(t)+"-j ACCEPT")
 	}
 	return out
@@ -259,9 +261,9 @@ func (f family) before() []string {
 	if !f.ipv6 {
 		return []string{"-s 0.0.0.0/32 -d 255.255.255.255/32 -p udp -m udp --sport 68 --dport 67 -j ACCEPT"}
 	}
-	var out []string
-	for _, t := range []int{131, 133, 135, 143} {
-		out = append(out, "-s ::/128 "+icmp6(t)+"-j ACCEPT")
+	out := f.discovery(131, 133, 135, 143)
+	for i, rule := range out {
+		out[i] = "-s ::/128 " + rule
 	}
 	return out
 }

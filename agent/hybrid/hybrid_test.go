@@ -29,7 +29,7 @@ func filters(stateful bool, rules ...model.Rule) hybrid.Filters {
 	prefix := netip.MustParsePrefix
 	return hybrid.Filters{
 		Ports: []hybrid.Port{{
-			ID: portID, Tap: "tapvm", Out: "qvb", Zone: 7, Groups: []string{groupID}, Stateful: stateful,
+			ID: portID, Tap: "tapvm", Out: "qvb", Zone: 7, Groups: []string{groupID}, Stateful: stateful, Servers: []string{"fa:16:3e:00:00:02"},
 			Sources: []model.AddressPair{{Prefix: prefix("10.0.0.10/32"), MAC: "fa:16:3e:00:00:01"}, {Prefix: prefix("2001:db8::10/128"), MAC: "fa:16:3e:00:00:01"}},
 		}},
 		Rules:   map[string][]model.Rule{groupID: rules},

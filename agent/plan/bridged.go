@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/weft-sdn/weft/agent/flow"
 	"github.com/weft-sdn/weft/agent/hybrid"
@@ -47,7 +48,7 @@ func (u *update) planBridged(dirty *view.Dirty) {
 	stale := u.bridged == nil || len(u.bridged.Ports) > 0 && len(dirty.Groups)+len(dirty.Addresses) > 0
 	for k := range dirty.Ports {
 		was, is := u.behindBridges[k], bridged(u.view, u.facts, k)
-		stale = stale || was || is
+		stale = u.noteServer(k) || stale || was || is
 		if delete(u.behindBridges, k); is {
 			u.behindBridges[k] = true
 		}
@@ -59,6 +60,34 @@ func (u *update) planBridged(dirty *view.Dirty) {
 	u.delta.Bridged = u.bridged
 }
 
+// noteServer notes the MAC address of a DHCP server's port, and reports whether filters on bridges are to know of a change.
+func (u *update) noteServer(k view.PortKey) bool {
+	var now string
+	if n := u.view.Networks[k.Network]; n != nil && n.Location(k.Port) != "" {
+		p := n.Ports[k.Port].Object
+		if mac, err := flow.ParseMAC(p.MAC); err == nil && p.Up && p.DeviceOwner == model.OwnerDHCP { // package model lets no other MAC through
+			now = mac.String()
+		}
+	}
+	before := u.dhcpServers[k]
+	if delete(u.dhcpServers, k); now != "" {
+		u.dhcpServers[k] = now
+	}
+	return now != before && len(u.behindBridges) > 0
+}
+
+// servers are the MAC addresses of a network's DHCP servers, sorted.
+func (u *update) servers(network string) []string {
+	var out []string
+	for k, mac := range u.dhcpServers {
+		if k.Network == network {
+			out = append(out, mac)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Bridged is the whole plan of the filters of ports with bridges of their own; nil before the first Update.
 func (p *Planner) Bridged() *hybrid.Filters { return p.bridged }
 
@@ -66,7 +95,9 @@ func (u *update) bridgeFilters() *hybrid.Filters {
 	out := &hybrid.Filters{Rules: map[string][]model.Rule{}, Members: map[string][]netip.Prefix{}, ProtocolNames: u.facts.ProtocolNames}
 	for k := range u.behindBridges {
 		groups, _ := u.view.Groups(k)
-		out.Ports = append(out.Ports, bridgedPort(u.view, u.facts, k, groups))
+		p := bridgedPort(u.view, u.facts, k, groups)
+		p.Servers = u.servers(k.Network)
+		out.Ports = append(out.Ports, p)
 		for _, id := range groups {
 			if _, done := out.Rules[id]; done {
 				continue

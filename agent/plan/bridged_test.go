@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-sdn/weft/agent/plan"
+	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/model"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
 )
@@ -98,6 +99,15 @@ func TestWhatABridgeIsFilteredByFollowsTheGroups(t *testing.T) {
 	w.member(friends, 51, "10.1.0.99")
 	if got := w.settle().Bridged; got == nil || !slices.Contains(got.Members[friends], netip.MustParsePrefix("10.1.0.99/32")) {
 		t.Errorf("a new member is not there: %+v", got)
+	}
+	server := port(40, netVXLAN, id("b", 1), "10.1.0.2", model.OwnerDHCP, netVXLAN, "net1")
+	w.see(w.store.put(keys.Port(netVXLAN, server.GetId()), server))
+	if got := w.settle().Bridged; got == nil || !slices.Equal(got.Ports[0].Servers, []string{server.GetMacAddress()}) {
+		t.Errorf("a new DHCP server is not there: %+v", got)
+	}
+	w.see(w.store.delete(keys.Port(netVXLAN, server.GetId())))
+	if got := w.settle().Bridged; got == nil || len(got.Ports[0].Servers) != 0 {
+		t.Errorf("a DHCP server that has gone is there: %+v", got)
 	}
 	w.storePort(plain, func(p *weftv1.Port) { p.PortSecurityEnabled = proto.Bool(false) })
 	if w.settle().Bridged != nil {

@@ -67,6 +67,8 @@ type Planner struct {
 	// bridged are the filters of ports with bridges of their own, behindBridges those ports; nil before the first Update.
 	bridged       *hybrid.Filters
 	behindBridges map[view.PortKey]bool
+	// dhcpServers are the MAC addresses of DHCP servers' ports.
+	dhcpServers map[view.PortKey]string
 }
 
 // NewPlanner has an empty plan.
@@ -76,7 +78,7 @@ func NewPlanner() *Planner {
 		ports: map[piece][]desired.Port{}, conflicts: map[piece]error{},
 		refused: map[string]map[flow.Key]error{}, routers: map[string]*Router{}, dhcp: map[string]*DHCP{},
 		policies: map[string]*policy{}, under: map[view.PortKey]string{}, remotes: map[string]remote{}, conjunctions: map[string]uint32{},
-		behindBridges: map[view.PortKey]bool{},
+		behindBridges: map[view.PortKey]bool{}, dhcpServers: map[view.PortKey]string{},
 	}
 }
 

@@ -40,6 +40,12 @@ func (e *expected) bridgedPort(p *weftv1.Port, device string) {
 			e.filters = append(e.filters, family+"-A weft-sg-i"+id+" -j weft-sg-I"+hex, family+"-A weft-sg-o"+id+" -j weft-sg-O"+hex)
 		}
 	}
+	for _, server := range e.store.ports {
+		s := server.msg
+		if s.GetDeviceOwner() == ownerDHCP && s.GetNetworkId() == p.GetNetworkId() && up(s.AdminStateUp) && e.location(s) != "" { //nolint:protogetter // presence
+			e.filters = append(e.filters, "4 -A weft-sg-i"+id+" -p udp -m udp --sport 67 --dport 68 -m mac --mac-source "+s.GetMacAddress()+" -j ACCEPT")
+		}
+	}
 	for mac, addresses := range ownAddresses(p) {
 		e.speaks(device, mac, addresses)
 		for _, a := range addresses {

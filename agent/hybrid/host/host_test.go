@@ -89,6 +89,8 @@ func TestWhatPassesAndWhatDoesNotWithoutARule(t *testing.T) {
 		{"a DHCP request from nowhere", udp(false, 68, 67, broadcast, none), true, true},
 		{"a DHCP renewal", udp(false, 68, 67, remotes[0], vmIP), true, true},
 		{"an answer of a DHCP server", udp(true, 67, 68, remotes[0], vmIP), true, true},
+		{"an answer of somebody who is none", packet{ingress: true, protocol: model.ProtocolUDP, from: 67, to: 68, remote: remotes[0], sourceMAC: "fa:16:3e:00:00:66"}, false, true},
+		{"a listener's report to the VM", icmp6(true, 131, vmIP6), false, true},
 		{"a VM that plays DHCP server", udp(false, 67, 68, remotes[0], vmIP), false, false},
 		{"a VM that plays DHCPv6 server", udp(false, 547, 546, remotes[4], vmIP6), false, false},
 		{"one that does so from another port", udp(false, 6767, 68, remotes[0], vmIP), false, false},

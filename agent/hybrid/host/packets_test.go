@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -52,7 +53,7 @@ type packet struct {
 	from, to   uint16 // ports
 	kind, code uint8  // of ICMP
 	remote     netip.Addr
-	// source is what the VM sends from; the zero value is its own.
+	// source is what the VM sends from; the zero value is its own. sourceMAC is the sender's if empty.
 	source    netip.Addr
 	sourceMAC string
 	// destinationMAC is the far end's if empty; of what the VM sends.
@@ -173,7 +174,7 @@ func filters(stateful bool, rules ...model.Rule) hybrid.Filters {
 	}
 	return hybrid.Filters{
 		Ports: []hybrid.Port{{
-			ID: portID, Tap: "tapvm", Out: "qvb", Zone: 7, Groups: []string{groupID}, Stateful: stateful,
+			ID: portID, Tap: "tapvm", Out: "qvb", Zone: 7, Groups: []string{groupID}, Stateful: stateful, Servers: []string{farMAC},
 			Sources: []model.AddressPair{own(vmIP), own(vmIP6)},
 		}},
 		Rules: map[string][]model.Rule{groupID: rules}, Members: map[string][]netip.Prefix{remoteID: members},
@@ -291,22 +292,16 @@ func arp(number uint32) []byte {
 
 func frame(t testing.TB, p packet, number uint32) []byte {
 	t.Helper()
-	near, nearMAC := vmIP, vmMAC
+	near := vmIP
 	if p.remote.Is6() {
 		near = vmIP6
 	}
 	if p.source.IsValid() {
 		near = p.source
 	}
-	if p.sourceMAC != "" {
-		nearMAC = p.sourceMAC
-	}
-	src, dst, srcMAC, dstMAC := near, p.remote, nearMAC, farMAC
-	if p.destinationMAC != "" {
-		dstMAC = p.destinationMAC
-	}
+	src, dst, srcMAC, dstMAC := near, p.remote, cmp.Or(p.sourceMAC, vmMAC), cmp.Or(p.destinationMAC, farMAC)
 	if p.ingress {
-		src, dst, srcMAC, dstMAC = p.remote, near, farMAC, vmMAC
+		src, dst, srcMAC, dstMAC = p.remote, near, cmp.Or(p.sourceMAC, farMAC), vmMAC
 	}
 	payload := gopacket.Payload(binary.BigEndian.AppendUint32([]byte(mark), number))
 	eth := &layers.Ethernet{SrcMAC: hw(t, srcMAC), DstMAC: hw(t, dstMAC), EthernetType: layers.EthernetTypeIPv4}
