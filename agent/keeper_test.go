@@ -182,3 +182,40 @@ func TestARouterThatTheNodeMayNotTakeYetStopsNoOther(t *testing.T) {
 		}
 	}
 }
+
+// A node that still forwards for what another has taken over has to stop at once.
+func TestOnlyAMoveThatNobodyWaitsForIsGatheredAtLeisure(t *testing.T) {
+	for name, c := range map[string]struct {
+		holder                  string
+		forwards, silent, muted bool
+		compute                 bool
+		want                    time.Duration
+	}{
+		"it comes to this node":                   {holder: "n1", want: gatherMoment},
+		"it moves between others":                 {holder: "n2", want: gatherLeisure},
+		"it leaves, and this node still forwards": {holder: "n2", forwards: true, want: gatherMoment},
+		"it leaves this node, which is silent":    {holder: "n2", forwards: true, silent: true, want: gatherLeisure},
+		"it was handed over":                      {holder: "n2", forwards: true, muted: true, want: gatherLeisure},
+		"this node holds no routers":              {holder: "n2", compute: true, want: gatherMoment},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := keeperAgent(t)
+			a.cfg.Roles = []string{RoleNetwork}
+			if c.compute {
+				a.cfg.Roles = nil
+			}
+			a.dirty.Actives["r"] = true
+			a.view.Active["r"] = view.Active{Node: c.holder}
+			if c.forwards {
+				a.takeover.epochs["r"] = 1
+			}
+			a.takeover.keeper.silent.Store(c.silent)
+			if c.muted {
+				a.takeover.keeper.mutes.now["r"] = muted{}
+			}
+			if have := a.gatherFor(); have != c.want {
+				t.Errorf("%v, want %v", have, c.want)
+			}
+		})
+	}
+}

@@ -60,11 +60,11 @@ func (a *Agent) keep(k kept) {
 }
 
 // How long the loop waits for more when it has heard that a router has moved: others come within moments, each by a watch of its
-// own, and writing the flows of one first would hold up the rest. A network node to which none of them comes has leisure:
-// nobody waits for it, and those that others wait for go first where hosts share processors.
+// own, and writing the flows of one first would hold up the rest. A network node has leisure when none of them comes to it, and it
+// is silent already for those that leave it: those that take them go first where hosts share processors.
 const (
 	gatherMoment  = 4 * time.Millisecond
-	gatherLeisure = 20 * time.Millisecond
+	gatherLeisure = 30 * time.Millisecond
 )
 
 // gatherFor is how long to wait for more, as far as is known.
@@ -73,7 +73,9 @@ func (a *Agent) gatherFor() time.Duration {
 		return gatherMoment
 	}
 	for id := range a.dirty.Actives {
-		if a.view.Active[id].Node == a.cfg.Node {
+		_, forwards := a.takeover.epochs[id]
+		comes, silent := a.view.Active[id].Node == a.cfg.Node, a.takeover.silent() || a.takeover.keeper.mutes.has(id)
+		if comes || forwards && !silent {
 			return gatherMoment
 		}
 	}
