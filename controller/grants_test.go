@@ -7,11 +7,14 @@ import (
 	"sync"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/controller"
 	"github.com/weft-sdn/weft/controller/audit"
+	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/store"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -268,4 +271,48 @@ func TestAWatchFollowsWhatIsGranted(t *testing.T) {
 		!strings.Contains(text[30:], "DELETE grant") || !strings.Contains(text, "DELETE brief") {
 		t.Errorf("other was told %s", text)
 	}
+}
+
+// compacting is a store that is compacted right after it has told of a grant in the past.
+type compacting struct {
+	clientv3.KV
+	compact func()
+}
+
+func (c compacting) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	resp, err := c.KV.Do(ctx, op)
+	if op.Rev() > 0 && strings.HasPrefix(string(op.KeyBytes()), keys.All(keys.FamilyNetworkGrant)) {
+		c.compact()
+	}
+	return resp, err
+}
+
+// TestAWatchLeavesNothingOutThatItCanNotTellApart has the store forget, under a watch that is behind, whether its caller saw a
+// network: the watch ends, and its caller lists again, rather than miss a change of it.
+func TestAWatchLeavesNothingOutThatItCanNotTellApart(t *testing.T) {
+	r := newRealm(t)
+	r.stop()
+	users, err := caller.LoadUsers(usersFile(t))
+	r.check(err)
+	etcd := r.etcd.NewClient()
+	etcd.KV = compacting{etcd.KV, sync.OnceFunc(func() { r.etcd.Compact(r.ctx) })}
+	r.replica = r.replicaWith(controller.Options{Users: users, Client: etcd})
+	from := r.read(keys.Network(r.network.GetId()), &weftv1.Network{})
+	for _, name := range []string{"one", "two", "three"} {
+		_, err := r.UpdateNetwork(by(r.ctx, "owner"), &weftv1.UpdateNetworkRequest{Network: &weftv1.Network{Id: r.network.GetId(), Name: name}})
+		r.check(err)
+	}
+	events, err := r.Watch(by(r.ctx, "granted"), &weftv1.WatchRequest{Revision: from, Kinds: []weftv1.Kind{weftv1.Kind_KIND_NETWORK}})
+	r.check(err)
+	for _, name := range []string{"one", "two", "three"} {
+		e, err := events.Recv()
+		if err != nil {
+			refused(t, err, codes.OutOfRange, "list again")
+			return
+		}
+		if e.GetNetwork().GetName() != name {
+			t.Fatalf("told %v, and nothing of %s", e, name)
+		}
+	}
+	t.Error("the store has forgotten nothing")
 }

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 
 	"github.com/weft-sdn/weft/controller/caller"
 	"github.com/weft-sdn/weft/controller/fault"
@@ -154,6 +155,14 @@ func watchError(err error) error {
 	return errors.Join(store.ErrUnavailable, err)
 }
 
+// pastError is why the store does not say how it was at an event.
+func pastError(err error) error {
+	if errors.Is(err, store.ErrCompacted) {
+		return watchError(rpctypes.ErrCompacted)
+	}
+	return err
+}
+
 // forward sends the events of one answer, then a bookmark. While a watch catches up its answers carry the store's latest
 // revision although they hold no more than a part of what led to it (etcd's syncWatchers): the bookmark is that of the
 // last event, whose revision an answer never splits. An answer without events is etcd's own promise.
@@ -225,20 +234,38 @@ func (w *watcher) wants(kind weftv1.Kind) bool {
 	return len(w.req.GetKinds()) == 0 || slices.Contains(w.req.GetKinds(), kind)
 }
 
-// belongs reports whether an object belongs, at a revision, into the lists of the watch's project that its caller sees.
-func belongs[M messageOf](ctx context.Context, w *watcher, r *resource[M], m M, at int64) bool {
+// belongs reports whether an object belongs, at a revision, into the lists of the watch's project that its caller sees. An
+// error ends the watch, for an event that is left out because the store does not answer never comes again.
+func belongs[M messageOf](ctx context.Context, w *watcher, r *resource[M], m M, at int64) (bool, error) {
 	ok, err := r.listed(ctx, record.ViewAt(w.opts.Store, at), m, w.req.GetProject())
-	return err == nil && ok
+	if fault.Code(err) == codes.DataLoss {
+		w.opts.Log.Error("leaving an object out of a watch", "error", err)
+		return false, nil // one bad object hides no other
+	}
+	return ok, pastError(err)
 }
 
 // belonged reports whether an object belonged into the lists of the watch's project just before an event: whoever has listed
 // it has to learn that it no longer does.
-func belonged[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *clientv3.Event) bool {
+func belonged[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *clientv3.Event) (bool, error) {
 	if ev.PrevKv == nil {
-		return false
+		return false, nil
 	}
 	before, err := r.Decode(store.Entry{Key: string(ev.PrevKv.Key), Value: ev.PrevKv.Value, Revision: ev.PrevKv.ModRevision})
-	return err == nil && belongs(ctx, w, r, before.Msg, ev.Kv.ModRevision-1)
+	if err != nil {
+		return false, nil //nolint:nilerr // nobody has listed what can't be read
+	}
+	return belongs(ctx, w, r, before.Msg, ev.Kv.ModRevision-1)
+}
+
+// concerns reports whether an event's object, which it holds or held, belongs or belonged into the lists.
+func concerns[M messageOf](ctx context.Context, w *watcher, r *resource[M], m M, ev *clientv3.Event) (bool, error) {
+	if !isDelete(ev) {
+		if now, err := belongs(ctx, w, r, m, ev.Kv.ModRevision); now || err != nil {
+			return now, err
+		}
+	}
+	return belonged(ctx, w, r, ev)
 }
 
 func isDelete(ev *clientv3.Event) bool { return ev.Type == mvccpb.DELETE }
@@ -267,9 +294,8 @@ func changed[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *c
 		w.opts.Log.Error("leaving an object out of a watch", "error", err)
 		return nil, nil //nolint:nilerr,nilnil // one bad object hides no other
 	}
-	belongs := !isDelete(ev) && belongs(ctx, w, r, stored.Msg, stored.Revision)
-	if !belongs && !belonged(ctx, w, r, ev) {
-		return nil, nil //nolint:nilnil // no event
+	if concerned, err := concerns(ctx, w, r, stored.Msg, ev); err != nil || !concerned {
+		return nil, err
 	}
 	if isDelete(ev) {
 		mask(ctx, stored.Msg)
@@ -284,13 +310,8 @@ func changed[M messageOf](ctx context.Context, w *watcher, r *resource[M], ev *c
 func (w *watcher) floatingEvent(ctx context.Context, k keys.Key, ev *clientv3.Event) (*weftv1.WatchEvent, error) {
 	if isDelete(ev) {
 		_, found, err := record.ViewAt(w.opts.Store, ev.Kv.ModRevision).One(ctx, keys.Locator(keys.KindFloatingIP, k.ID()))
-		switch {
-		case errors.Is(err, store.ErrCompacted):
-			return nil, watchError(rpctypes.ErrCompacted)
-		case err != nil:
-			return nil, err
-		case found:
-			return nil, nil //nolint:nilnil // the other half is the event
+		if err != nil || found { // the other half is the event
+			return nil, pastError(err)
 		}
 	}
 	return changed(ctx, w, w.floating, ev)
@@ -372,8 +393,9 @@ func reported[M messageOf](ctx context.Context, w *watcher, r *resource[M], id s
 		return nil, nil //nolint:nilnil // a report on what is gone
 	case err != nil:
 		return nil, err
-	case !belongs(ctx, w, r, stored.Msg, at):
-		return nil, nil //nolint:nilnil // no event
+	}
+	if ok, err := belongs(ctx, w, r, stored.Msg, at); err != nil || !ok {
+		return nil, err
 	}
 	out := &weftv1.WatchEvent{Type: weftv1.WatchEvent_TYPE_STATUS, Revision: ev.Kv.ModRevision}
 	setObject(out, r.shown(ctx, stored.Msg, stored.Revision))
