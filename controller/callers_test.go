@@ -638,3 +638,22 @@ func TestAPortIsNotSaidToBeTheSystems(t *testing.T) {
 	}
 	r.audit()
 }
+
+func TestWhatIsInTheWayIsNotNamedToWhomItIsHidden(t *testing.T) {
+	r := newRealm(t)
+	ext := r.world.network(&weftv1.Network{Name: "way-out", Project: "red", External: true})
+	sub := r.world.subnet(&weftv1.Subnet{NetworkId: ext.GetId(), Cidr: "192.0.2.0/24"})
+	f, err := r.CreateFloatingIp(by(r.ctx, "other"), &weftv1.CreateFloatingIpRequest{FloatingIp: &weftv1.FloatingIp{Name: "secret", NetworkId: ext.GetId()}})
+	r.check(err)
+	red := by(r.ctx, "owner")
+	for what, err := range map[string]error{
+		"a delete":      only(r.DeleteSubnet(red, &weftv1.DeleteSubnetRequest{Id: sub.GetId()})),
+		"a floating IP": only(r.CreateFloatingIp(red, &weftv1.CreateFloatingIpRequest{FloatingIp: &weftv1.FloatingIp{NetworkId: ext.GetId(), IpAddress: f.GetIpAddress()}})),
+		"a port":        only(r.CreatePort(red, &weftv1.CreatePortRequest{Port: &weftv1.Port{NetworkId: ext.GetId(), FixedIps: fixed(f.GetIpAddress())}})),
+	} {
+		says := status.Convert(err).Message()
+		if !strings.Contains(says, "a floating IP of project blue") || strings.Contains(says, f.GetId()) || strings.Contains(says, "secret") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -168,7 +168,7 @@ func (s *Server) checkNoneBehind(ctx context.Context, e *edit, r *weftv1.Router,
 	var obstacles []string
 	for _, f := range all {
 		if ip, err := netip.ParseAddr(f.Msg.GetFixedIpAddress()); err == nil && cidr.Contains(ip) {
-			obstacles = append(obstacles, floatingLabel(f.Msg))
+			obstacles = append(obstacles, floatingLabelFor(ctx, f.Msg))
 		}
 	}
 	return fault.Obstacles("the interface of "+s.routers.Label(r)+" in "+s.subnets.Label(sub.Msg)+" can't be removed", obstacles)

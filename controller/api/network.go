@@ -219,7 +219,7 @@ func (s *Server) segmentTaken(ctx context.Context, e *edit, n *weftv1.Network, o
 	return fault.Taken(what, s.name(ctx, e, keys.KindNetwork, owner))
 }
 
-// name labels the holder of a claim for a person; one that is gone again is called by its id.
+// name labels the holder of a claim for the caller; one that is gone again is called by its id.
 func (s *Server) name(ctx context.Context, e *edit, kind, id string) string {
 	switch kind {
 	case keys.KindNetwork:
@@ -233,12 +233,13 @@ func (s *Server) name(ctx context.Context, e *edit, kind, id string) string {
 	}
 }
 
+// labelled names an object of a kind that has projects.
 func labelled[M messageOf](ctx context.Context, e *edit, k *record.Kind[M], id string) string {
 	stored, err := k.Get(ctx, e.View, id)
 	if err != nil {
 		return fault.Label(k.Name, "", id)
 	}
-	return k.Label(stored.Msg)
+	return labelFor(ctx, k.Name, *k.Header(stored.Msg).Project, k.Label(stored.Msg))
 }
 
 func (s *Server) changeNetwork(ctx context.Context, e *edit, before record.Stored[*weftv1.Network], after *weftv1.Network, _ []string) error {
@@ -322,7 +323,7 @@ func (s *Server) releaseNetwork(ctx context.Context, e *edit, n record.Stored[*w
 	}
 	var obstacles []string
 	for _, sub := range subnets {
-		obstacles = append(obstacles, s.subnets.Label(sub.Msg))
+		obstacles = append(obstacles, labelFor(ctx, s.subnets.Name, sub.Msg.GetProject(), s.subnets.Label(sub.Msg)))
 	}
 	for _, p := range ports {
 		if p.Msg.GetDeviceOwner() != model.OwnerDHCP {

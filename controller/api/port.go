@@ -89,12 +89,9 @@ func (s *Server) portName(ctx context.Context, e *edit, id string) string {
 	return portLabelFor(ctx, p.Msg)
 }
 
-// portLabelFor is portLabel for a caller who may not see the port, and then learns no more than whose it is.
+// portLabelFor is portLabel as labelFor.
 func portLabelFor(ctx context.Context, p *weftv1.Port) string {
-	if !caller.From(ctx).Sees(p.GetProject()) {
-		return "a port of project " + p.GetProject()
-	}
-	return portLabel(p)
+	return labelFor(ctx, "port", p.GetProject(), portLabel(p))
 }
 
 // ofPort asks for what a new port rests on.

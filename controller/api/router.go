@@ -255,13 +255,18 @@ func (s *Server) checkGatewayUnused(ctx context.Context, e *edit, r *weftv1.Rout
 	e.txn.NoneChangedUnder(keys.FloatingIPs(r.GetId()), e.Revision())
 	var obstacles []string
 	for _, f := range all {
-		obstacles = append(obstacles, floatingLabel(f.Msg))
+		obstacles = append(obstacles, floatingLabelFor(ctx, f.Msg))
 	}
 	return fault.Obstacles("the gateway of "+s.routers.Label(r)+" can't be taken away", obstacles)
 }
 
 func floatingLabel(f *weftv1.FloatingIp) string {
 	return fault.Label("floating IP "+f.GetIpAddress(), f.GetName(), f.GetId())
+}
+
+// floatingLabelFor is floatingLabel as labelFor.
+func floatingLabelFor(ctx context.Context, f *weftv1.FloatingIp) string {
+	return labelFor(ctx, "floating IP", f.GetProject(), floatingLabel(f))
 }
 
 func (s *Server) clearGateway(ctx context.Context, e *edit, r *weftv1.Router) error {

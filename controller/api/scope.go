@@ -75,6 +75,14 @@ func (r *resource[M]) look(ctx context.Context, v *record.View, id string) (reco
 	return r.seen(ctx, v, s, err)
 }
 
+// labelFor is an object's label for a caller who may not see the object, and then learns no more than whose it is.
+func labelFor(ctx context.Context, kind, project, label string) string {
+	if !caller.From(ctx).Sees(project) {
+		return "a " + kind + " of project " + project
+	}
+	return label
+}
+
 // own reads an object that a caller names and is to be changed, or to be part of something new.
 func (r *resource[M]) own(ctx context.Context, v *record.View, id string) (record.Stored[M], error) {
 	s, err := r.look(ctx, v, id)
