@@ -196,3 +196,68 @@ func TestOnlyAnAdminDeletesWhatNobodyCanRead(t *testing.T) {
 	_, err = r.DeleteNetwork(r.ctx, &weftv1.DeleteNetworkRequest{Id: r.network.GetId()})
 	refused(t, err, codes.FailedPrecondition, keys.Subnet(r.network.GetId(), r.subnet.GetId()))
 }
+
+func TestWhatRestedOnAPortThatAnAdminDeletedUnreadCanBeDeleted(t *testing.T) {
+	r := newRealm(t)
+	red := by(r.ctx, "owner")
+	_, err := r.DeleteFloatingIp(red, &weftv1.DeleteFloatingIpRequest{Id: r.fip.GetId()})
+	r.check(err)
+	router, err := r.GetRouter(red, &weftv1.GetRouterRequest{Id: r.router.GetId()})
+	r.check(err)
+	ports, err := r.ListPorts(r.ctx, &weftv1.ListPortsRequest{Filter: "project = red"})
+	r.check(err)
+	for _, p := range ports.GetPorts() {
+		r.write(keys.Port(p.GetNetworkId(), p.GetId()), rubbish)
+		_, err := r.DeletePort(r.ctx, &weftv1.DeletePortRequest{Id: p.GetId()})
+		r.check(err)
+	}
+	_, err = r.RemoveRouterInterface(red, &weftv1.RemoveRouterInterfaceRequest{RouterId: router.GetId(), Attachment: &weftv1.RemoveRouterInterfaceRequest_SubnetId{SubnetId: r.subnet.GetId()}})
+	r.check(err)
+	_, err = r.DeleteRouter(red, &weftv1.DeleteRouterRequest{Id: router.GetId()})
+	r.check(err)
+	r.collected()
+	_, err = r.DeleteSubnet(red, &weftv1.DeleteSubnetRequest{Id: r.subnet.GetId()})
+	r.check(err)
+	_, err = r.DeleteNetwork(red, &weftv1.DeleteNetworkRequest{Id: r.network.GetId()})
+	r.check(err)
+	r.collected()
+	r.audit()
+}
+
+// TestWhatLiesInWhatNobodyCanReadCanBeDeleted has an admin clear away networks and a router that nobody can read, with all that
+// there is in them, and what the controllers made for them.
+func TestWhatLiesInWhatNobodyCanReadCanBeDeleted(t *testing.T) {
+	r := newRealm(t)
+	red := by(r.ctx, "owner")
+	ports, err := r.ListPorts(r.ctx, &weftv1.ListPortsRequest{Filter: "project = red"})
+	r.check(err)
+	r.put(keys.NetworkGrant(bad(1), bad(2)), &weftv1.NetworkGrant{Id: bad(2), NetworkId: bad(1), Project: "red", TargetProject: "green"})
+	r.put(keys.Locator(keys.KindNetworkGrant, bad(2)), &storev1.Locator{Scope: bad(1)})
+	r.check(r.revoke(red, bad(2))) // it is of no network
+	for _, key := range []string{keys.Network(r.network.GetId()), keys.Network(r.ext1.GetId()), keys.Router(r.router.GetId())} {
+		r.write(key, rubbish)
+	}
+	_, err = r.DeleteFloatingIp(red, &weftv1.DeleteFloatingIpRequest{Id: r.fip.GetId()})
+	r.check(err)
+	_, err = r.DeleteRouter(r.ctx, &weftv1.DeleteRouterRequest{Id: r.router.GetId()})
+	r.check(err)
+	owners := map[string]bool{}
+	for _, p := range ports.GetPorts() {
+		if owners[p.GetDeviceOwner()] = true; p.GetDeviceOwner() != "" {
+			refused(t, only(r.DeletePort(red, &weftv1.DeletePortRequest{Id: p.GetId()})), codes.FailedPrecondition, "can't be deleted here")
+			refused(t, only(r.DeleteSubnet(r.ctx, &weftv1.DeleteSubnetRequest{Id: p.GetFixedIps()[0].GetSubnetId()})), codes.FailedPrecondition, "in the way")
+		}
+		_, err := r.DeletePort(r.ctx, &weftv1.DeletePortRequest{Id: p.GetId()})
+		r.check(err)
+	}
+	if len(owners) != 4 {
+		t.Errorf("red had ports of %v", owners)
+	}
+	_, err = r.DeleteSubnet(r.ctx, &weftv1.DeleteSubnetRequest{Id: r.subnet.GetId()})
+	r.check(err)
+	_, err = r.DeleteNetwork(r.ctx, &weftv1.DeleteNetworkRequest{Id: r.network.GetId()})
+	r.check(err)
+	r.put(keys.Network(r.ext1.GetId()), r.ext1)
+	r.collected()
+	r.audit()
+}

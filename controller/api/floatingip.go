@@ -261,7 +261,7 @@ func (s *Server) releaseFloating(ctx context.Context, e *edit, f record.Stored[*
 	if err := releasePair(ctx, e, f.Msg); err != nil {
 		return err
 	}
-	_, subnets, err := s.network(ctx, e, f.Msg.GetNetworkId())
+	subnets, err := s.subnets.Sound(ctx, e.View, keys.Subnets(f.Msg.GetNetworkId()), s.opts.Log)
 	if err != nil {
 		return err
 	}

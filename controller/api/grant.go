@@ -66,6 +66,9 @@ func (s *Server) addGrant(ctx context.Context, e *edit, g *weftv1.NetworkGrant) 
 // releaseGrant refuses to revoke a grant that is in use.
 func (s *Server) releaseGrant(ctx context.Context, e *edit, g record.Stored[*weftv1.NetworkGrant]) error {
 	net, err := s.networks.At(ctx, e.View, "", g.Msg.GetNetworkId())
+	if fault.IsNotFound(err) {
+		return nil // it was left behind, and gives nothing
+	}
 	if err != nil {
 		return err
 	}

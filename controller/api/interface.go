@@ -136,15 +136,11 @@ func (s *Server) removeInterface(ctx context.Context, e *edit, r *weftv1.Router,
 	if err := s.checkNoneBehind(ctx, e, r, gone); err != nil {
 		return err
 	}
-	port, err := s.ports.At(ctx, e.View, gone.GetNetworkId(), gone.GetPortId())
-	if err != nil {
-		return err
-	}
 	r.Interfaces = slices.Delete(r.Interfaces, i, i+1)
 	if err := s.checkRoutes(ctx, e, r); err != nil {
 		return err
 	}
-	if err := e.place().DeletePort(ctx, port); err != nil {
+	if err := s.deleteRouterPort(ctx, e, gone.GetNetworkId(), gone.GetPortId()); err != nil {
 		return err
 	}
 	return s.placeRouter(ctx, e, r)

@@ -317,7 +317,11 @@ func (s *Server) changeFixed(ctx context.Context, e *edit, before, after *weftv1
 }
 
 func (s *Server) releasePort(ctx context.Context, e *edit, p record.Stored[*weftv1.Port]) error {
-	if err := refuseSystem(p.Msg, "deleted"); err != nil {
+	forsaken, err := s.forsaken(ctx, e, p.Msg)
+	if err == nil && !forsaken {
+		err = refuseSystem(p.Msg, "deleted")
+	}
+	if err != nil {
 		return err
 	}
 	floating, err := s.floatingOf(ctx, e, p.Msg.GetId())

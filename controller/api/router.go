@@ -161,11 +161,20 @@ func (s *Server) deleteGatewayPort(ctx context.Context, e *edit, r *weftv1.Route
 	if g == nil {
 		return nil
 	}
-	port, err := s.ports.At(ctx, e.View, g.GetNetworkId(), g.GetPortId())
-	if err != nil {
+	return s.deleteRouterPort(ctx, e, g.GetNetworkId(), g.GetPortId())
+}
+
+// deleteRouterPort deletes a port of a router's own, unless it is gone: one that nobody could read an admin has deleted.
+func (s *Server) deleteRouterPort(ctx context.Context, e *edit, network, id string) error {
+	port, err := s.ports.At(ctx, e.View, network, id)
+	switch {
+	case fault.IsNotFound(err):
+		return nil
+	case err != nil:
 		return err
+	default:
+		return e.place().DeletePort(ctx, port)
 	}
-	return e.place().DeletePort(ctx, port)
 }
 
 func (s *Server) setGateway(ctx context.Context, e *edit, r *weftv1.Router, want *weftv1.ExternalGateway) error {

@@ -220,6 +220,9 @@ func orTrue(b *bool) bool { return b == nil || *b }
 func (s *Server) releaseSubnet(ctx context.Context, e *edit, sub record.Stored[*weftv1.Subnet]) error {
 	id := sub.Msg.GetId()
 	net, siblings, err := s.network(ctx, e, sub.Msg.GetNetworkId())
+	if discardable(ctx, err) {
+		return s.checkVacant(ctx, e, sub.Msg, nil) // nobody can tell which servers are the network's: they go before
+	}
 	if err != nil {
 		return err
 	}
@@ -227,7 +230,22 @@ func (s *Server) releaseSubnet(ctx context.Context, e *edit, sub record.Stored[*
 	if err != nil {
 		return err
 	}
-	claims, err := s.claimsOn(ctx, e, keys.AddressClaims(id))
+	if err := s.checkVacant(ctx, e, sub.Msg, servers); err != nil {
+		return err
+	}
+	e.txn.NoneChangedUnder(keys.Subnets(net.Msg.GetId()), e.Revision())
+	if !orTrue(sub.Msg.EnableDhcp) { //nolint:protogetter // presence
+		guard(e, net)
+		return nil
+	}
+	rest := slices.DeleteFunc(messages(siblings), func(m *weftv1.Subnet) bool { return m.GetId() == id })
+	return s.serveDHCP(ctx, e, net, rest)
+}
+
+// checkVacant refuses to delete a subnet while anything but DHCP servers' ports has addresses in it.
+func (s *Server) checkVacant(ctx context.Context, e *edit, sub *weftv1.Subnet, servers map[string]bool) error {
+	prefix := keys.AddressClaims(sub.GetId())
+	claims, err := s.claimsOn(ctx, e, prefix)
 	if err != nil {
 		return err
 	}
@@ -240,17 +258,8 @@ func (s *Server) releaseSubnet(ctx context.Context, e *edit, sub record.Stored[*
 			break
 		}
 	}
-	if err := fault.Obstacles(s.subnets.Label(sub.Msg)+" can't be deleted", obstacles); err != nil {
-		return err
-	}
-	e.txn.NoneChangedUnder(keys.AddressClaims(id), e.Revision())
-	e.txn.NoneChangedUnder(keys.Subnets(net.Msg.GetId()), e.Revision())
-	if !orTrue(sub.Msg.EnableDhcp) { //nolint:protogetter // presence
-		guard(e, net)
-		return nil
-	}
-	rest := slices.DeleteFunc(messages(siblings), func(m *weftv1.Subnet) bool { return m.GetId() == id })
-	return s.serveDHCP(ctx, e, net, rest)
+	e.txn.NoneChangedUnder(prefix, e.Revision())
+	return fault.Obstacles(s.subnets.Label(sub)+" can't be deleted", obstacles)
 }
 
 // claimsOn reads all claims below a prefix.
