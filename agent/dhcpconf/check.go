@@ -20,6 +20,9 @@ var (
 	periodForm = regexp.MustCompile(`^([0-9]+[wdhmsWDHMS]?|infinite|ignore)$`)
 	// addressForm is what Label makes of an address.
 	addressForm = regexp.MustCompile(`^(?i)host(-[0-9]+){4}$`)
+	// trustedForm is what hosts look for by themselves and believe: localhost (RFC 6761 section 6.3), a proxy (VU#598349), a
+	// tunnel's router (RFC 5214 section 8.3.2).
+	trustedForm = regexp.MustCompile(`^(?i)(localhost|wpad|isatap)$`)
 	digitsForm  = regexp.MustCompile(`^[0-9]+$`)
 	macForm     = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)
 )
@@ -121,11 +124,12 @@ func printable(s string) string {
 	return strconv.Quote(s)
 }
 
-// Usable reports whether a label can be a host's name in a domain, "" none: a DNS label that dnsmasq takes for nothing else, and
-// that is not how an address is named (Label), which may be another host's.
+// Usable reports whether a label can be a host's name in a domain, "" none: a DNS label that dnsmasq takes for nothing else, that
+// is not how an address is named (Label), which may be another host's, and that hosts do not trust whoever has it.
 func Usable(label, domain string) bool {
 	full := fullName(Config{Domain: domain}, Host{Hostname: label})
-	return labelForm.MatchString(label) && !periodForm.MatchString(full) && len(full) <= maxName && !addressForm.MatchString(label)
+	return labelForm.MatchString(label) && !periodForm.MatchString(full) && len(full) <= maxName &&
+		!addressForm.MatchString(label) && !trustedForm.MatchString(label)
 }
 
 func (h Host) bad(field, reason string) error {

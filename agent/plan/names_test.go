@@ -21,6 +21,8 @@ func TestDHCPNamesAPortAsItsInstanceIsCalled(t *testing.T) {
 		{"two names", []string{"web", "db"}, []string{"db", "web"}},
 		{"one name twice, in other letters", []string{"web", "WEB"}, nil},
 		{"another's address", []string{"host-10-0-0-9"}, nil},
+		{"where hosts look for a proxy by themselves", []string{"WPAD", "isatap"}, nil},
+		{"the host itself", []string{"localhost"}, nil},
 		{"what looks like a lease time", []string{"1h"}, []string{"1h"}}, // the domain follows it
 	} {
 		var wished []string
