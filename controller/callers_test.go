@@ -510,6 +510,20 @@ func first(stream weftv1.WatchService_WatchClient, err error) (*weftv1.WatchEven
 	return stream.Recv()
 }
 
+func TestTheTrailTellsToWhomANetworkIsGranted(t *testing.T) {
+	r := newRealm(t)
+	g, err := r.lend(by(r.ctx, "owner"), r.network.GetId(), "blue")
+	r.check(err)
+	lines := r.trail.lines(t)
+	for key, want := range map[string]string{
+		"caller": "owner", "method": "NetworkService/CreateNetworkGrant", "id": g.GetId(), "network_id": r.network.GetId(), "project": "red", "target_project": "blue",
+	} {
+		if got := lines[len(lines)-1][key]; got != want {
+			t.Errorf("%s is %v, want %s", key, got, want)
+		}
+	}
+}
+
 func TestTheTrailTellsWhoDidWhatAndNoSecrets(t *testing.T) {
 	r := newRealm(t)
 	before := len(r.trail.lines(t))

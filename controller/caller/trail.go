@@ -34,7 +34,7 @@ func (g *Guard) record(ctx context.Context, c Caller, method string, req, resp a
 // maxID is the most that is told of an id, which a caller may have made up.
 const maxID = 64
 
-// ids are what tells of a request and its answer which object they are about.
+// ids are what tells of a request and its answer which object they are about, and which projects.
 func ids(req, resp any) map[string]string {
 	out := map[string]string{}
 	for _, m := range []any{req, resp} {
@@ -45,12 +45,12 @@ func ids(req, resp any) map[string]string {
 	return out
 }
 
-// collect takes a message's ids, and those of the object within it.
+// collect takes a message's ids and projects, and those of the object within it.
 func collect(m protoreflect.Message, out map[string]string, within bool) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch name := string(fd.Name()); {
 		case fd.IsList() || fd.IsMap():
-		case fd.Kind() == protoreflect.StringKind && (name == "id" || name == "project" || name == "request_id" || strings.HasSuffix(name, "_id")):
+		case fd.Kind() == protoreflect.StringKind && (name == "id" || name == "project" || name == "target_project" || strings.HasSuffix(name, "_id")):
 			text := v.String()
 			out[name] = text[:min(len(text), maxID)]
 		case fd.Message() != nil && within:
