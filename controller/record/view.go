@@ -55,7 +55,7 @@ const maxQueries = 128
 func (v *View) Read(ctx context.Context, queries ...store.Query) ([]store.Result, error) {
 	var missing []store.Query
 	for _, q := range queries {
-		if !v.known(q) {
+		if _, known := v.answer(q); !known {
 			missing = append(missing, q)
 		}
 	}
@@ -68,23 +68,22 @@ func (v *View) Read(ctx context.Context, queries ...store.Query) ([]store.Result
 	}
 	out := make([]store.Result, len(queries))
 	for i, q := range queries {
-		out[i] = v.memo[q]
+		out[i], _ = v.answer(q)
 	}
 	return out, nil
 }
 
-// known reports whether a query has been answered, by itself or as part of a range.
-func (v *View) known(q store.Query) bool {
-	if _, ok := v.memo[q]; ok {
-		return true
+// answer is the answer to a query that has been read, by itself or as part of a range.
+func (v *View) answer(q store.Query) (r store.Result, known bool) {
+	if r, known = v.memo[q]; known {
+		return r, true
 	}
 	for _, all := range v.whole {
-		if r, ok := all.Extract(v.memo[all], q); ok {
-			v.memo[q] = r
-			return true
+		if r, known = all.Extract(v.memo[all], q); known {
+			return r, true
 		}
 	}
-	return false
+	return store.Result{}, false
 }
 
 func (v *View) fetch(ctx context.Context, queries []store.Query) error {

@@ -1,6 +1,8 @@
 package record_test
 
 import (
+	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,4 +49,29 @@ func TestWhatAViewHasReadAsPartOfARangeIsNotReadAgain(t *testing.T) {
 			t.Errorf("%s: %d reads, want %d", c.key, reads.Load(), c.reads)
 		}
 	}
+}
+
+// TestWhatAViewLooksUpInARangeItDoesNotRememberOnceMore asks for so many keys of a range as a list of networks does, one for each
+// that could be granted to one of the caller's projects.
+func TestWhatAViewLooksUpInARangeItDoesNotRememberOnceMore(t *testing.T) {
+	v := record.NewView(storetest.Start(t).Store())
+	if _, err := v.Prefix(t.Context(), "a/"); err != nil {
+		t.Fatal(err)
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for i := range 100_000 {
+		if _, found, err := v.One(t.Context(), fmt.Sprintf("a/%d", i)); err != nil || found {
+			t.Fatal(found, err)
+		}
+	}
+	if after := heap(); after > before+4<<20 {
+		t.Errorf("the view holds %d kB more", (after-before)>>10)
+	}
+	runtime.KeepAlive(v)
 }
