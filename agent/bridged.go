@@ -25,9 +25,14 @@ type bridgedFilters struct {
 }
 
 // adoptFilters takes the filters that an earlier agent has left for as good as its flows: what has changed since is changed
-// soon.
+// soon. Which conntrack zones they filled is not known any more: any local VLAN's.
 func (a *Agent) adoptFilters(taps map[string]bool) {
 	a.facts.Filtered = map[string]bool{}
+	if len(taps) > 0 {
+		for _, vlan := range a.facts.VLANs {
+			a.bridged.zones[vlan] = true
+		}
+	}
 	for id := range a.view.HostPorts {
 		if taps[plan.DeviceName("tap", id)] {
 			a.facts.Filtered[id] = true

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-sdn/weft/agent/view"
 	"github.com/weft-sdn/weft/proto/keys"
 	"github.com/weft-sdn/weft/proto/txn"
 	weftv1 "github.com/weft-sdn/weft/proto/weft/v1"
@@ -95,3 +96,22 @@ func TestALocalVLANIsGivenBackWithoutWhatConntrackRemembersOfItsNetwork(t *testi
 
 // udpFrame is a frame from 10.0.0.1, port 4000, to 10.0.0.2, port 53.
 const udpFrame = "fa163e000002fa163e000001" + "0800" + "4500001c00000000401166cf0a0000010a000002" + "0fa000350008dc06"
+
+func TestWhereAnEarlierAgentFilteredBridgesAnyLocalVLANMayHaveFilledItsZone(t *testing.T) {
+	for name, c := range map[string]struct {
+		taps map[string]bool
+		want int
+	}{
+		"it filtered one that has gone since": {map[string]bool{"tap00000001-00": true}, 2},
+		"it filtered none":                    {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &Agent{view: view.New("n1"), bridged: bridgedFilters{zones: map[uint16]bool{}}}
+			a.facts.VLANs = map[string]uint16{testNetwork: 3, "another": 7}
+			a.adoptFilters(c.taps)
+			if len(a.bridged.zones) != c.want {
+				t.Errorf("zones %v, want %d", a.bridged.zones, c.want)
+			}
+		})
+	}
+}

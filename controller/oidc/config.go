@@ -159,9 +159,12 @@ func (c *Config) caller(claims map[string]any) (caller.Caller, error) {
 	if role == caller.Nobody {
 		return caller.Caller{}, fmt.Errorf("its claim %s gives no role", c.Claims.Role)
 	}
-	projects := texts(claim(claims, c.Claims.Projects))
-	if len(projects) > identity.MaxProjects || slices.ContainsFunc(projects, func(p string) bool { return !model.ValidProject(p) }) {
+	projects := slices.Compact(slices.Sorted(slices.Values(texts(claim(claims, c.Claims.Projects)))))
+	switch {
+	case len(projects) > identity.MaxProjects || slices.ContainsFunc(projects, func(p string) bool { return !model.ValidProject(p) }):
 		return caller.Caller{}, fmt.Errorf("its claim %s holds more than %d projects, or what can't name one", c.Claims.Projects, identity.MaxProjects)
+	case len(projects) == 0 && role < caller.Operator:
+		return caller.Caller{}, fmt.Errorf("its claim %s names no project, and a %s is of some", c.Claims.Projects, role)
 	}
 	return caller.Caller{Name: "oidc:" + user, Role: role, Projects: projects}, nil
 }

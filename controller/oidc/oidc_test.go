@@ -206,7 +206,7 @@ func eddsa(t testing.TB, id string) (signer, map[string]string) {
 func takes(t *testing.T, i *oidc.Issuer, token string) {
 	t.Helper()
 	c, err := i.Bearer(t.Context(), token)
-	if err != nil || c.Name != "oidc:alice" || c.Role != caller.Member || !slices.Equal(c.Projects, []string{"red", "blue"}) {
+	if err != nil || c.Name != "oidc:alice" || c.Role != caller.Member || !slices.Equal(c.Projects, []string{"blue", "red"}) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if left := time.Until(c.Until); left < time.Minute || left > 2*time.Hour {
@@ -287,6 +287,10 @@ func TestTokensThatAreForgedOrOfAnotherAreRefused(t *testing.T) {
 	good := r.token(t, p.claims())
 	parts := strings.Split(good, ".")
 	es := signer{jwt.SigningMethodES256, "r", e.key} // of a key that is for another algorithm
+	var manyProjects []string
+	for n := range 65 {
+		manyProjects = append(manyProjects, fmt.Sprint("p", n))
+	}
 	for what, c := range map[string]struct{ token, says string }{
 		"none":                           {signer{jwt.SigningMethodNone, "r", jwt.UnsafeAllowNoneSignatureType}.token(t, p.claims()), "algorithm"},
 		"none without an id":             {signer{jwt.SigningMethodNone, "", jwt.UnsafeAllowNoneSignatureType}.token(t, p.claims()), "algorithm"},
@@ -324,7 +328,9 @@ func TestTokensThatAreForgedOrOfAnotherAreRefused(t *testing.T) {
 		"a role that nobody has":         {r.token(t, with(p.claims(), "role", "emperor")), "claim role"},
 		"an admin, whom nothing maps to": {r.token(t, with(p.claims(), "role", "admin")), "claim role"},
 		"a project that can't be":        {r.token(t, with(p.claims(), "projects", []string{"red", "a/b"})), "claim projects"},
-		"more projects than may be":      {r.token(t, with(p.claims(), "projects", slices.Repeat([]string{"p"}, 65))), "claim projects"},
+		"more projects than may be":      {r.token(t, with(p.claims(), "projects", manyProjects)), "claim projects"},
+		"no project":                     {r.token(t, with(p.claims(), "projects", nil)), "names no project"},
+		"projects that are no texts":     {r.token(t, with(p.claims(), "projects", map[string]any{"red": true})), "names no project"},
 		"a long one":                     {r.token(t, with(p.claims(), "more", strings.Repeat("x", 20<<10))), "too long"},
 	} {
 		refuses(t, i, what, c.token, c.says)
@@ -347,7 +353,7 @@ func TestClaimsAreReadByTheirNames(t *testing.T) {
 		caller.Admin: []string{"staff", "net-admins", "x"}, caller.Operator: []any{7, "net-ops", "staff"}, caller.Reader: "staff",
 	} {
 		claims := p.claims()
-		claims["email"], claims["https://example.com/projects"], claims["realm_access"] = "alice@example.com", "green", map[string]any{"roles": roles}
+		claims["email"], claims["https://example.com/projects"], claims["realm_access"] = "alice@example.com", []string{"green", "green"}, map[string]any{"roles": roles}
 		got, err := i.Bearer(t.Context(), s.token(t, claims))
 		if err != nil || got.Name != "oidc:alice@example.com" || got.Role != want || !slices.Equal(got.Projects, []string{"green"}) {
 			t.Errorf("%v: %+v, %v", roles, got, err)
