@@ -64,7 +64,8 @@ type keeper struct {
 // keeperWorld is what the loop tells the keeper.
 type keeperWorld struct {
 	ha.World
-	// sessions are the names of br-tun's ports that lead to the peers, and whether OVSDB says that a session is up there.
+	// sessions are the names of br-tun's ports that lead to the peers, and whether OVSDB says that both ends of
+	// a session have it up there.
 	sessions map[string]session
 }
 
@@ -201,20 +202,21 @@ func (k *keeper) see(w keeperWorld) {
 	k.sessions()
 }
 
-// sessions tells the machine which peers are heard. A session counts from when OVSDB has said that it was up: the port of
-// one that has just been asked for may be called live as well. Without a connection to the bridge nothing is told: the machine
-// knows that it has gone.
+// sessions tells the machine which peers are heard. A session counts from when OVSDB says that both ends have it up, and until
+// its port is not live any more. The port alone does not tell the beginning: it is live when this end has the session up, and the
+// other, which has it up a packet later, would not notice the end of one that it never had. Without a connection to the bridge
+// nothing is told: the machine knows that it has gone.
 func (k *keeper) sessions() {
 	if k.ports == nil {
 		return
 	}
 	for peer, s := range k.world.sessions {
-		up := k.ports[s.port]
-		if up && s.up {
+		switch live := k.ports[s.port]; {
+		case live && s.up:
 			k.known[peer] = true
-		}
-		if k.known[peer] {
-			k.machine.Session(time.Now(), peer, up)
+			k.machine.Session(time.Now(), peer, true)
+		case !live && k.known[peer]:
+			k.machine.Session(time.Now(), peer, false)
 		}
 	}
 }

@@ -219,3 +219,31 @@ func TestOnlyAMoveThatNobodyWaitsForIsGatheredAtLeisure(t *testing.T) {
 		})
 	}
 }
+
+// One end of a session has it up before the other: a peer that never heard this node does not count as heard.
+func TestAPeerIsHeardFromWhenBothEndsSayThatItsSessionIsUp(t *testing.T) {
+	k := keeperAgent(t).takeover.keeper
+	k.world.Peers = map[string]ha.Peer{"n2": {Live: true}}
+	k.ports = map[string]bool{}
+	for _, step := range []struct {
+		what        string
+		live, both  bool
+		heard, lost int
+	}{
+		{"the session is asked for", true, false, 0, 0},
+		{"both ends have it up", true, true, 1, 0},
+		{"OVSDB is late", false, true, 0, 1},
+		{"this end has it up again", true, false, 0, 1},
+		{"both ends have it up again", true, true, 1, 0},
+		{"OVSDB is early", true, false, 1, 0},
+		{"it has ended", false, false, 0, 1},
+	} {
+		k.ports["vx"] = step.live
+		k.world.sessions = map[string]session{"n2": {"vx", step.both}}
+		k.see(k.world)
+		d := k.machine.Decide(time.Now())
+		if len(d.Heard) != step.heard || len(d.Lost) != step.lost {
+			t.Errorf("%s: heard %v, lost %v", step.what, d.Heard, d.Lost)
+		}
+	}
+}

@@ -77,8 +77,8 @@ type Interface struct {
 	AdminState  string
 	Error       string // why ovs-vswitchd could not make the interface
 	BFD         map[string]string
-	// BFDUp: a BFD session runs over the interface and is up (RFC 5880 section 6.2). It may be 100 ms late in telling that one
-	// is not: OpenFlow's port status is at once.
+	// BFDUp: a BFD session runs over the interface, and both ends have it up (RFC 5880 section 6.2): the other said so in the
+	// last packet. It may be 100 ms late in telling that one is not: OpenFlow's port status is at once.
 	BFDUp bool
 
 	uuid string
@@ -233,7 +233,7 @@ func (r *interfaceRow) export(uuid string) *Interface {
 	i := &Interface{
 		row: r, uuid: uuid, Name: r.Name, Type: r.Type, Options: r.Options, ExternalIDs: r.ExternalIDs,
 		MAC: deref(r.MAC), MACInUse: deref(r.MACInUse), LinkState: deref(r.LinkState), AdminState: deref(r.AdminState),
-		Error: deref(r.Error), BFD: r.BFD, BFDUp: r.BFDStatus["state"] == "up",
+		Error: deref(r.Error), BFD: r.BFD, BFDUp: r.BFDStatus["state"] == "up" && r.BFDStatus["remote_state"] == "up",
 	}
 	// OVS writes -1 for an interface that it could not make.
 	if n := deref(r.OFPort); n > 0 {
