@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that weft's tests and lab need and this machine lacks. Installs nothing and needs no
-# root when nothing is missing. Services of the installed packages are not started: the lab runs its own.
+# root when nothing is missing. Services of the installed packages are not started: the lab runs its own. cloud-init, whose
+# own code a scenario asks for metadata with, is unpacked into .cache and not installed: it would configure this machine when
+# it next starts.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -8,6 +10,7 @@ packages=(
   openvswitch-switch etcd-server etcd-client dnsmasq-base # what a node runs
   iptables conntrack iproute2 ethtool                     # what agents and their tests read back with
   tcpdump iputils-ping iputils-arping socat curl          # what scenarios prove things with
+  python3-configobj python3-requests python3-yaml         # what cloud-init's code imports
   git gcc libc6-dev                                       # the race detector links with C
 )
 
@@ -18,16 +21,27 @@ if ! command -v dpkg-query >/dev/null; then
   exit 1
 fi
 
+cloudinit=$(dirname "$0")/../.cache/cloud-init
+unpack_cloudinit() {
+  local dir
+  mkdir -p "$(dirname "$cloudinit")"
+  dir=$(mktemp -d "$cloudinit.XXXXXX")
+  (cd "$dir" && apt-get download -q cloud-init)
+  dpkg-deb -x "$dir"/cloud-init_*.deb "$dir/unpacked"
+  mv "$dir/unpacked" "$cloudinit"
+  rm -rf "$dir"
+}
+
 missing=()
 for p in "${packages[@]}"; do
   installed "$p" || missing+=("$p")
 done
-if [ ${#missing[@]} -eq 0 ]; then
+if [ ${#missing[@]} -eq 0 ] && [ -d "$cloudinit" ]; then
   echo "deps: all ${#packages[@]} packages are installed"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
-  printf 'deps: run as root, or install by hand: apt-get install %s\n' "${missing[*]}" >&2
+  printf 'deps: run as root, or by hand: apt-get install %s, and unpack cloud-init into %s\n' "${missing[*]}" "$cloudinit" >&2
   exit 1
 fi
 
@@ -39,7 +53,8 @@ if [ ! -e $policy ]; then
   chmod +x $policy
 fi
 
-echo "deps: installing ${missing[*]}"
+echo "deps: installing ${missing[*]:-nothing}, unpacking cloud-init"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -q -y --no-install-recommends "${missing[@]}"
+[ ${#missing[@]} -eq 0 ] || apt-get install -q -y --no-install-recommends "${missing[@]}"
+[ -d "$cloudinit" ] || unpack_cloudinit
