@@ -22,15 +22,14 @@ if ! command -v dpkg-query >/dev/null; then
 fi
 
 cloudinit=$(dirname "$0")/../.cache/cloud-init
-unpack_cloudinit() {
-  local dir
+unpack_cloudinit() (
   mkdir -p "$(dirname "$cloudinit")"
   dir=$(mktemp -d "$cloudinit.XXXXXX")
+  trap 'rm -rf "$dir"' EXIT
   (cd "$dir" && apt-get download -q cloud-init)
   dpkg-deb -x "$dir"/cloud-init_*.deb "$dir/unpacked"
   mv "$dir/unpacked" "$cloudinit"
-  rm -rf "$dir"
-}
+)
 
 missing=()
 for p in "${packages[@]}"; do
